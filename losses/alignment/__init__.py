@@ -1,0 +1,1 @@
+"""The common ground of two tokenizers: vocabularies as bytes, byte offsets, common chunks."""

@@ -1,0 +1,101 @@
+"""What a method is: two pure halves that agree on a signal.
+
+``signal`` runs beside the teacher without gradients; ``loss`` runs inside the student's wrapped
+module. Both see one document at a time, so padding and batch composition cannot leak in.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from losses.alignment.tokens import Tokens
+from losses.alignment.vocabulary import Vocabulary
+from losses.document import Document
+from losses.prediction import Head, Prediction
+from losses.signals import Signal
+
+OPTIONS = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+"""Method options come from YAML: unknown keys are refused."""
+
+
+def refuse_unused(divergence: str, **options: object) -> None:
+    """Refuse an option that was set (is not None) though the divergence does not read it.
+
+    Raises:
+        ValueError: names the first such option.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f'option "{name}" = {value} has no effect with divergence "{divergence}"; '
+                "leave it out or choose a divergence that reads it"
+            )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A student's and a teacher's vocabulary, and the teacher's head where a method needs it."""
+
+    student: Vocabulary
+    teacher: Vocabulary
+    teacher_head: Head | None = None
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A method's loss on one document, not yet normalised.
+
+    Args:
+        total: sum over the method's units, in nats.
+        units: how many units were summed.
+        metrics: name -> detached value, summed over the document like ``total``.
+    """
+
+    total: Float[Tensor, ""]
+    units: int
+    metrics: Mapping[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """One distillation method; a subclass is a frozen pydantic dataclass of its options.
+
+    The file's name under ``losses/methods`` is the method's name in YAML.
+    """
+
+    unit: ClassVar[str]
+    """What ``LossTerm.units`` counts: ``tokens`` or ``chunks``."""
+    needs_teacher_head: ClassVar[bool] = False
+    """True if ``loss`` reads the teacher's full distributions from its hidden states."""
+
+    def check(self, pair: Pair) -> None:  # noqa: B027 - most methods accept every pair
+        """Raise ValueError if the method cannot work for these two vocabularies."""
+
+    @abstractmethod
+    def signal(self, teacher: Prediction, document: Document) -> Signal:
+        """What the teacher sends about the document."""
+
+    def modules(self, pair: Pair) -> nn.ModuleDict:
+        """Trained parameters that the method owns (none by default)."""
+        return nn.ModuleDict()
+
+    @abstractmethod
+    def loss(
+        self, student: Prediction, signal: Signal, pair: Pair, modules: nn.ModuleDict
+    ) -> LossTerm:
+        """The loss on one document."""
+
+    @abstractmethod
+    def num_units(
+        self,
+        tokens: Tokens,
+        scored: Bool[np.ndarray, "token"],
+        signal: Signal,
+        pair: Pair,
+    ) -> int:
+        """``LossTerm.units`` of the same document, known before any student forward."""

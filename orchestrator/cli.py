@@ -1,0 +1,183 @@
+"""The command line. Thin: each command reads its arguments, calls one function and prints.
+
+Torch, Ray and the rest are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+from orchestrator.errors import ResourcesError, TrainingDiverged, WorkerLost, exit_code
+
+EXPLAINED = (ValueError, OSError, ResourcesError, TrainingDiverged, WorkerLost)
+"""Errors whose text tells the user what to do; every other one is a bug and shows its traceback."""
+
+EXIT_CODES_HELP = (
+    "Exit codes: 2 the run file or its data is wrong, 3 resources are not available, "
+    "4 training diverged, 5 a worker or teacher was lost, 1 anything else."
+)
+
+app = typer.Typer(
+    name="tutelage",
+    help="Distil many teachers into one student, whatever their tokenizers.",
+    epilog=EXIT_CODES_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunFile = Annotated[
+    str, typer.Argument(metavar="RUN.yaml", help="A run file, or the name of a shipped one.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Set keys: train.max_steps=20, teachers.NAME.weight=0.3, teachers=[].",
+    ),
+]
+AssetNames = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="All by default.")
+]
+Dtype = Literal["float32", "bfloat16"]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_log = logging.getLogger(__name__)
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log more, and tracebacks of errors.")
+    ] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for package in ("orchestrator", "teachers", "losses"):
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn an error that the user can act on into its message and exit code."""
+    try:
+        yield
+    except EXPLAINED as error:
+        _fail(error)
+    except RuntimeError as error:
+        from orchestrator.assets.packages import AssetError
+
+        if not isinstance(error, AssetError):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    _log.debug("traceback of the error below", exc_info=error)
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(exit_code(error)) from error
+
+
+@app.command()
+def train(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what output_dir holds.")
+    ] = False,
+) -> None:
+    """Distil the teachers into the student, and compare on held-out text."""
+    with _explained():
+        from orchestrator.config import load_run
+
+        config = load_run(run_file, overrides or [])
+        from orchestrator.report import final_table
+        from orchestrator.run import train as run_training
+
+        Console().print(final_table(run_training(config, overwrite=overwrite)))
+
+
+@app.command()
+def validate(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Check all but the weights: run file, paths, data, tokenizers, methods on their pairs."""
+    with _explained():
+        from orchestrator.config import load_run
+
+        config = load_run(run_file, overrides or [])
+        from orchestrator.validation import validate as check
+
+        for line in check(config):
+            typer.echo(line)
+
+
+@app.command()
+def show(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Print the run file with overrides and defaults filled in."""
+    with _explained():
+        from orchestrator.config import load_run, to_yaml
+
+        typer.echo(to_yaml(load_run(run_file, overrides or [])), nl=False)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A checkpoint or folder, hub id or asset:NAME.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA.jsonl...", help="Documents.")],
+    max_length: Annotated[int, typer.Option(min=2, help="Longest document, in tokens.")] = 512,
+    dtype: Annotated[Dtype, typer.Option(help="Number format of weights.")] = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Bits per byte of a model on documents."""
+    with _explained():
+        from orchestrator.evaluation import evaluate_model
+
+        result = evaluate_model(model, data, max_length=max_length, dtype=dtype)
+        _print_fields(asdict(result), as_json)
+
+
+@app.command()
+def assets(names: AssetNames = None) -> None:
+    """Fetch the models and texts of the shipped run files, and print their licences."""
+    with _explained():
+        from orchestrator.assets import fetch_all
+
+        fetch_all(typer.echo, names or None)
+
+
+@app.command()
+def env(as_json: AsJson = False) -> None:
+    """Versions, CPUs, CUDA devices and cache folder of this machine."""
+    with _explained():
+        from orchestrator.environment import environment
+
+        _print_fields(asdict(environment()), as_json)
+
+
+def _print_fields(fields: dict[str, object], as_json: bool) -> None:
+    """Print a result as JSON, or one name and value a line."""
+    if as_json:
+        typer.echo(json.dumps(fields, indent=2))
+        return
+    width = max(len(name) for name in fields)
+    for name, value in fields.items():
+        typer.echo(f"{name:<{width}}  {_as_text(value)}")
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_as_text(entry)}" for key, entry in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def main() -> None:
+    """Entry point of the command ``tutelage``."""
+    app()

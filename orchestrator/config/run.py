@@ -1,0 +1,114 @@
+"""The whole run file, and the checks that need more than one of its parts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    Strict,
+    field_validator,
+    model_validator,
+)
+
+from orchestrator.config.deepspeed import OWNED_KEYS, read_deepspeed
+from orchestrator.config.problems import Problem, raise_if_any
+from orchestrator.config.section import Expected, Items, Section, refuse_keys
+from orchestrator.config.student import StudentConfig
+from orchestrator.config.teacher import TeacherConfig, repeated_names
+from orchestrator.config.training import CompareConfig, DataConfig, MixtureConfig, TrainConfig
+
+DeepSpeedOptions = Annotated[
+    dict[str, Any],
+    BeforeValidator(read_deepspeed),
+    AfterValidator(refuse_keys(OWNED_KEYS)),
+    Expected("a mapping or the path of a JSON file"),
+]
+
+
+class RunConfig(Section):
+    """Everything that a run is made of."""
+
+    student: StudentConfig
+    """The model that is trained."""
+    teachers: Items[TeacherConfig] = ()
+    """The frozen models that it learns from, each name once; [] is plain cross-entropy."""
+    mixture: MixtureConfig = MixtureConfig()
+    """How the losses become one number."""
+    data: DataConfig
+    """The text."""
+    train: TrainConfig = TrainConfig()
+    """The optimisation."""
+    compare: CompareConfig = CompareConfig()
+    """What the distilled student is compared with."""
+    deepspeed: DeepSpeedOptions = Field(default_factory=dict)
+    """DeepSpeed's own options, inline or as the path of a JSON file; passed through as they are,
+    only the keys that this file owns are refused."""
+    output_dir: Annotated[Path, Strict(False)]
+    """Folder of checkpoints, metrics and summary; relative paths start at the current folder."""
+
+    @field_validator("teachers")
+    @classmethod
+    def _each_once(cls, teachers: tuple[TeacherConfig, ...]) -> tuple[TeacherConfig, ...]:
+        if repeated := repeated_names([teacher.name for teacher in teachers]):
+            raise ValueError(f"{repeated} appears more than once; expected each name once")
+        return teachers
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        raise_if_any([*_batches(self), *_losses(self), *_steps(self.train), *_overlap(self.data)])
+        return self
+
+
+def _batches(config: RunConfig) -> Iterator[Problem]:
+    train, ranks = config.train, config.student.num_ranks
+    if train.global_batch % (train.micro_batch * ranks):
+        yield Problem(
+            ("train", "global_batch"),
+            f"{train.global_batch} is not a multiple of train.micro_batch × student.num_ranks = "
+            f"{train.micro_batch} × {ranks}; expected a multiple of {train.micro_batch * ranks}",
+        )
+
+
+def _losses(config: RunConfig) -> Iterator[Problem]:
+    if config.teachers:
+        return
+    if config.mixture.ce_weight == 0:
+        yield Problem(
+            ("mixture", "ce_weight"),
+            "0 without teachers leaves nothing to train on; expected above 0, or a teacher",
+        )
+    if config.compare.ce_only is not None:
+        yield Problem(
+            ("compare", "ce_only"),
+            "without teachers the run itself is cross-entropy alone; expected null, or a teacher",
+        )
+
+
+def _steps(train: TrainConfig) -> Iterator[Problem]:
+    if train.warmup_steps >= train.max_steps:
+        yield Problem(
+            ("train", "warmup_steps"),
+            f"{train.warmup_steps} never ends within train.max_steps = {train.max_steps}; "
+            "expected fewer steps",
+        )
+    if train.save_steps > train.max_steps:
+        yield Problem(
+            ("train", "save_steps"),
+            f"{train.save_steps} is never reached within train.max_steps = {train.max_steps}; "
+            "expected fewer steps, or 0 to save only at the end",
+        )
+
+
+def _overlap(data: DataConfig) -> Iterator[Problem]:
+    seen = {path: "train" for path in data.train}
+    for split, paths in (("validation", data.validation), ("held_out", data.held_out)):
+        for index, path in enumerate(paths):
+            if path in seen:
+                yield Problem(
+                    ("data", split, index),
+                    f'"{path}" is also in data.{seen[path]}; expected text unseen there',
+                )
+        seen |= {path: split for path in paths}

@@ -1,0 +1,111 @@
+"""The base of every part of the run file, and the checks that several parts share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from annotated_types import MinLen
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Annotation that says in words which values a field takes, for errors and the reference."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class OtherKeys:
+    """Annotation of a field that is no key itself but stands for further keys of its mapping."""
+
+    text: str
+
+
+class Section(BaseModel):
+    """A mapping of the run file: unknown keys refused, no conversion of types, never changed."""
+
+    model_config = ConfigDict(
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        strict=True,
+        use_attribute_docstrings=True,
+    )
+
+
+def not_in_this_release(*planned: str, only: str) -> BeforeValidator:
+    """Refuse values that are designed but not built yet, by name."""
+
+    def check(value: object) -> object:
+        if value in planned:
+            raise ValueError(f'"{value}" is not in this release; expected "{only}"')
+        return value
+
+    return BeforeValidator(check)
+
+
+def refuse_keys(refused: Mapping[str, str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Refuse keys of a passed-through mapping that are set elsewhere; key -> what to use."""
+
+    def check(options: dict[str, Any]) -> dict[str, Any]:
+        if found := sorted(options.keys() & refused.keys()):
+            hints = (f'"{key}" is not taken here ({refused[key]})' for key in found)
+            raise ValueError("; ".join(hints))
+        return options
+
+    return check
+
+
+OWNED_MODEL_OPTIONS = {
+    "dtype": "use the key dtype beside model_options",
+    "torch_dtype": "use the key dtype beside model_options",
+    "device_map": "use the key device beside model_options",
+    "revision": "use the key revision beside model_options",
+    "trust_remote_code": "use the key trust_remote_code of a teacher; a student has none",
+    "token": "secrets stay out of run files: set HF_TOKEN in the environment",
+    "use_auth_token": "secrets stay out of run files: set HF_TOKEN in the environment",
+}
+
+Items = Annotated[tuple[T, ...], Strict(False)]
+"""A YAML list, kept as a tuple."""
+
+ModelSource = Annotated[str, MinLen(1), Expected("a folder, a hub id or asset:NAME")]
+
+ModelOptions = Annotated[dict[str, Any], AfterValidator(refuse_keys(OWNED_MODEL_OPTIONS))]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Resources(Section):
+    """What Ray sets aside for one process."""
+
+    gpus: float | None = Field(None, ge=0, le=1)
+    """GPUs of the process, 0 to 1; a fraction shares one GPU. null is a fair share: one GPU each,
+    a fraction of one where there are more processes than GPUs, 0 without CUDA."""
+    cpus: float = Field(1.0, ge=0)
+    """CPUs that Ray reserves for the process; it says nothing about threads."""
+
+
+def check_device(device: Device, resources: Resources) -> None:
+    """Refuse a device that contradicts the GPUs asked for.
+
+    Raises:
+        ValueError: a CPU process with GPUs, or a CUDA process without.
+    """
+    if device == "cpu" and resources.gpus:
+        raise ValueError(
+            f"device is cpu but resources.gpus is {resources.gpus:g}; expected resources.gpus "
+            "null or 0, or another device"
+        )
+    if device == "cuda" and resources.gpus == 0:
+        raise ValueError(
+            "device is cuda but resources.gpus is 0; expected resources.gpus null or above 0, "
+            "or another device"
+        )

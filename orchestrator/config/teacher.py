@@ -1,0 +1,89 @@
+"""One entry of the list ``teachers`` of the run file: a frozen model and its methods."""
+
+import re
+from collections import Counter
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from orchestrator.config.method import MethodConfig
+from orchestrator.config.section import (
+    Device,
+    Dtype,
+    Expected,
+    Items,
+    ModelOptions,
+    ModelSource,
+    Resources,
+    Section,
+    check_device,
+    not_in_this_release,
+)
+
+NAME_RULE = 'letters, digits, _ and -, and not "ce"'
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "ce":
+        raise ValueError(f'"{name}" is not a name; expected {NAME_RULE}')
+    return name
+
+
+class TeacherConfig(Section):
+    """One teacher: a frozen model and the methods that carry its knowledge."""
+
+    name: Annotated[str, AfterValidator(_check_name), Expected(NAME_RULE)]
+    """What the teacher is called in overrides, metrics and tables."""
+    kind: Annotated[Literal["hf"], not_in_this_release("openai", "cache", "self", only="hf")] = "hf"
+    """Where the teacher lives: hf is a transformers model on this cluster."""
+    model: ModelSource
+    """The frozen model: a folder, a hub id or asset:NAME."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null is the hub's default branch."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model; only with ``revision``, so that it cannot change."""
+    weight: float = Field(1.0, gt=0)
+    """Factor of all of this teacher's losses."""
+    dtype: Dtype = "float32"
+    """Number format of weights and arithmetic."""
+    device: Device = "auto"
+    """Where the teacher runs; auto is CUDA where there is one, else the CPU."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the teacher; null is 1, since spinning threads slow every process down."""
+    token_budget: int = Field(4096, ge=1)
+    """Padded tokens in one forward pass of the teacher, at most (one document at least)."""
+    start_token: str | None = None
+    """Special token put before each document; null is what the model's tokenizer does."""
+    resources: Resources = Resources()
+    """What Ray sets aside for the teacher."""
+    model_options: Annotated[ModelOptions, Expected("a mapping")] = Field(default_factory=dict)
+    """Passed to ``from_pretrained`` as it is, such as ``attn_implementation``."""
+    methods: Annotated[Items[MethodConfig], MinLen(1)]
+    """The methods fed by this teacher, each name once; one forward pass serves them all."""
+
+    @field_validator("methods")
+    @classmethod
+    def _each_once(cls, methods: tuple[MethodConfig, ...]) -> tuple[MethodConfig, ...]:
+        if repeated := repeated_names([entry.name for entry in methods]):
+            raise ValueError(f"{repeated} appears more than once; expected each method once")
+        return methods
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TeacherConfig":
+        if self.trust_remote_code and self.revision is None:
+            raise ValueError(
+                "trust_remote_code is true without a revision; expected the commit of the code "
+                "that is trusted"
+            )
+        check_device(self.device, self.resources)
+        return self
+
+
+def repeated_names(names: list[str]) -> str:
+    """The names that occur more than once, in quotes.
+
+    >>> repeated_names(["a", "b", "a"]), repeated_names(["a", "b"])
+    ('"a"', '')
+    """
+    return ", ".join(f'"{name}"' for name, count in Counter(names).items() if count > 1)

@@ -1,0 +1,106 @@
+"""The parts ``mixture``, ``data``, ``train`` and ``compare`` of the run file."""
+
+from typing import Annotated, Literal
+
+from annotated_types import MinLen
+from pydantic import AfterValidator, Field, Strict
+
+from orchestrator.config.section import Expected, Items, Section, not_in_this_release
+
+DATA_RULE = "a .jsonl file or asset:NAME"
+
+
+def _check_data(path: str) -> str:
+    if not path.startswith("asset:") and not path.endswith(".jsonl"):
+        raise ValueError(f'"{path}" is not a data file; expected {DATA_RULE}')
+    return path
+
+
+DataFile = Annotated[str, AfterValidator(_check_data), Expected(DATA_RULE)]
+
+LearningRate = Annotated[float, Field(gt=0)]
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class MixtureConfig(Section):
+    """How the losses of all teachers and cross-entropy become one number."""
+
+    combine: Annotated[Literal["losses"], not_in_this_release("targets", only="losses")] = "losses"
+    """losses: the weighted sum of every loss."""
+    ce_weight: float = Field(1.0, ge=0)
+    """Factor of cross-entropy on the text itself; 0 trains on the teachers alone."""
+    weights: Annotated[Literal["constant"], not_in_this_release("gradmag", only="constant")] = (
+        "constant"
+    )
+    """constant: the weights stay as they are written."""
+    normalize: Literal["bytes", "units"] = "bytes"
+    """Divide by the scored bytes of the global batch, or by each loss's own units in it."""
+
+
+class DataConfig(Section):
+    """The text. Relative paths start at the current folder."""
+
+    train: Annotated[Items[DataFile], MinLen(1)]
+    """Documents to train on."""
+    validation: Items[DataFile] = ()
+    """Documents for choices such as the learning rate; not in the final table."""
+    held_out: Annotated[Items[DataFile], MinLen(1)]
+    """Documents of the final table, never trained on."""
+    held_out_limit: int | None = Field(None, ge=1)
+    """Documents taken from each held-out file, the first ones; null is all."""
+    max_length: int = Field(512, ge=2)
+    """Longest document in student tokens; longer ones are cut."""
+
+
+class TrainConfig(Section):
+    """The optimisation."""
+
+    max_steps: int = Field(100, ge=1)
+    """Optimiser steps."""
+    global_batch: int = Field(8, ge=1)
+    """Documents in one optimiser step, over all ranks."""
+    micro_batch: int = Field(2, ge=1)
+    """Documents in one forward and backward pass of a rank."""
+    learning_rate: LearningRate = 1.0e-3
+    """Peak learning rate of AdamW."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up; linear and cosine end at 0."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of AdamW."""
+    betas: Annotated[tuple[Decay, Decay], Strict(False)] = (0.9, 0.95)
+    """Decay of AdamW's running means of the gradient and of its square."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """The gradient is scaled down to this norm; 0 switches clipping off."""
+    seed: int = Field(0, ge=0)
+    """Seed of the order of documents and of everything random."""
+    logging_steps: int = Field(1, ge=1)
+    """Steps between two entries of the metrics."""
+    gradient_share_steps: int = Field(10, ge=0)
+    """Steps between two measurements of each teacher's share of the gradient; 0 is never."""
+    save_steps: int = Field(0, ge=0)
+    """Steps between two checkpoints; 0 is only one, at the end."""
+    prefetch: int = Field(2, ge=1)
+    """Steps that the teachers may work ahead of the student."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Seconds of silence after which a teacher or a rank counts as lost."""
+    learning_rates_tried: Items[LearningRate] = ()
+    """A record of the search that led to ``learning_rate``; it has no effect."""
+
+
+class CeOnlyConfig(Section):
+    """A second arm: the same student, steps, data and seed with cross-entropy alone."""
+
+    learning_rate: LearningRate
+    """Peak learning rate of this arm: its own best one, so that the comparison is fair."""
+    learning_rates_tried: Items[LearningRate] = ()
+    """A record of the search that led to ``learning_rate``; it has no effect."""
+
+
+class CompareConfig(Section):
+    """What the distilled student is compared with."""
+
+    ce_only: CeOnlyConfig | None = None
+    """Train the same student with cross-entropy alone as well; null leaves it out."""

@@ -1,0 +1,80 @@
+"""What a run writes down as it goes: JSON lines and TensorBoard, under the same names."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+
+from orchestrator.student.trainer import StepReport
+
+
+class MetricsWriter:
+    """``metrics.jsonl`` (one object a line: ``time``, ``step``, then names) and ``tb/``."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tb"))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one step's values."""
+        self._lines.write(json.dumps({"time": time.time(), "step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lines.close()
+        self._board.close()
+
+
+def step_metrics(
+    report: StepReport, names: tuple[str, ...], waited: Mapping[str, float], step_time: float
+) -> dict[str, float]:
+    """One step as flat metrics.
+
+    Args:
+        report: the step, summed over ranks.
+        names: ``ce`` and each ``teacher/method``, in the order of the report.
+        waited: seconds the slowest rank waited for each teacher.
+        step_time: seconds of the whole step, seen from the driver.
+    """
+    values = {
+        "loss": report.loss,
+        "grad_norm": report.update.grad_norm,
+        "learning_rate": report.update.learning_rate,
+        "num_tokens": float(report.num_tokens),
+        "step_time": step_time,
+        "perf/tokens_per_s": report.num_tokens / step_time,
+        "timing/teacher_wait": sum(waited.values()),
+    }
+    values |= {f"timing/{_TIMINGS.get(k, k)}": seconds for k, seconds in report.seconds.items()}
+    values |= {f"teacher/{name}/wait_s": seconds for name, seconds in waited.items()}
+    for name, value in zip(names, report.losses, strict=True):
+        values["ce_loss" if name == "ce" else f"teacher/{name}/kd_loss"] = value
+    for name, share in gradient_shares(report, names).items():
+        values["ce_gradient_share" if name == "ce" else f"teacher/{name}/gradient_share"] = share
+    return values
+
+
+def gradient_shares(report: StepReport, names: tuple[str, ...]) -> dict[str, float]:
+    """Shares by ``ce`` and teacher, a teacher's methods added up; empty if not measured."""
+    found: dict[str, float] = {}
+    for name, share in zip(names, report.shares or (), strict=False):
+        teacher = name.split("/")[0]
+        found[teacher] = found.get(teacher, 0.0) + share
+    return found
+
+
+_TIMINGS = {"forward": "student_forward", "backward": "student_backward"}

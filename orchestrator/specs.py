@@ -1,0 +1,114 @@
+"""From the run file to what each process is built from."""
+
+from collections.abc import Mapping, Sequence
+
+from losses.alignment.vocabulary import Vocabulary
+from orchestrator.cluster import Machine, fair_gpus
+from orchestrator.config import RunConfig, StudentConfig, TeacherConfig
+from orchestrator.evaluation import model_path
+from orchestrator.student.engine import EngineOptions
+from orchestrator.student.trainer import Objective
+from orchestrator.student.worker import StudentSpec, TermSpec
+from teachers.actor import TeacherSpec
+from teachers.source import ModelSource
+
+
+def teacher_specs(config: RunConfig, machine: Machine) -> list[TeacherSpec]:
+    """One spec a teacher, in the run file's order."""
+    return [_teacher_spec(teacher, config, machine) for teacher in config.teachers]
+
+
+def _teacher_spec(teacher: TeacherConfig, config: RunConfig, machine: Machine) -> TeacherSpec:
+    on_gpu = fair_gpus(teacher.resources, teacher.device, config, machine) > 0
+    return TeacherSpec(
+        name=teacher.name,
+        source=teacher_source(teacher),
+        methods=tuple(entry.method for entry in teacher.methods),
+        device="cuda" if on_gpu else "cpu",
+        threads=teacher.threads or 1,
+        token_budget=teacher.token_budget,
+        start_token=teacher.start_token,
+    )
+
+
+def teacher_source(teacher: TeacherConfig) -> ModelSource:
+    """Where the teacher comes from."""
+    return ModelSource(
+        path=model_path(teacher.model),
+        revision=teacher.revision,
+        trust_remote_code=teacher.trust_remote_code,
+        dtype=teacher.dtype,
+        options=dict(teacher.model_options),
+    )
+
+
+def student_source(student: StudentConfig) -> ModelSource:
+    """Where the student starts from."""
+    return ModelSource(
+        path=model_path(student.init),
+        revision=student.revision,
+        dtype=student.dtype,
+        options=dict(student.model_options),
+    )
+
+
+def student_spec(
+    config: RunConfig, machine: Machine, vocabularies: Mapping[str, Vocabulary]
+) -> StudentSpec:
+    """The spec of every rank; ``vocabularies`` are the teachers', by name."""
+    student, train = config.student, config.train
+    terms = [t for teacher in config.teachers for t in _terms(teacher, vocabularies[teacher.name])]
+    on_gpu = fair_gpus(student.resources, student.device, config, machine) > 0
+    return StudentSpec(
+        source=student_source(student),
+        keep=student.keep_layers,
+        drop=student.drop_layers,
+        device="cuda" if on_gpu else "cpu",
+        threads=student.threads or _fair_threads(config, machine),
+        num_ranks=student.num_ranks,
+        gradient_checkpointing=student.gradient_checkpointing,
+        seed=train.seed,
+        objective=Objective(
+            weights=(config.mixture.ce_weight, *(term.weight for term in terms)),
+            normalize=config.mixture.normalize,
+        ),
+        engine=_engine(config),
+        terms=tuple(terms),
+        timeout_s=train.timeout_s,
+    )
+
+
+def _terms(teacher: TeacherConfig, vocabulary: Vocabulary) -> Sequence[TermSpec]:
+    return [
+        TermSpec(
+            teacher=teacher.name,
+            method_name=entry.name,
+            method=entry.method,
+            weight=teacher.weight * entry.weight,
+            vocabulary=vocabulary,
+        )
+        for entry in teacher.methods
+    ]
+
+
+def _engine(config: RunConfig) -> EngineOptions:
+    train = config.train
+    return EngineOptions(
+        micro_batch=train.micro_batch,
+        accumulation=train.global_batch // (train.micro_batch * config.student.num_ranks),
+        dtype=config.student.dtype,
+        learning_rate=train.learning_rate,
+        lr_schedule=train.lr_schedule,
+        warmup_steps=train.warmup_steps,
+        max_steps=train.max_steps,
+        betas=train.betas,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        extra=dict(config.deepspeed),
+    )
+
+
+def _fair_threads(config: RunConfig, machine: Machine) -> int:
+    """The cores that the teachers leave, shared by the ranks; spinning threads cost a factor 5."""
+    taken = sum(teacher.threads or 1 for teacher in config.teachers)
+    return max(1, (machine.num_cpus - taken) // config.student.num_ranks)

@@ -1,0 +1,132 @@
+"""DeepSpeed as the student's engine: ZeRO 0 to 3, gloo on a CPU, NCCL on GPUs.
+
+Three traps on a CPU are avoided here: the first ``initialize`` would compile a shared-memory
+communication kernel (80 s), a killed compile leaves a lock on which later starts hang, and
+ZeRO >= 1 imports torch's inductor (2 s) only for an optimizer we do not use.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from orchestrator.student.engine import EngineOptions, Update
+from orchestrator.student.module import DistillModule, Example, Probe
+from orchestrator.student.schedule import lr_factor
+
+
+def prepare_environment(device: str, extensions: Path) -> None:
+    """Set what DeepSpeed reads when it is imported; call before that.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        extensions: a folder of this run for compiled extensions, so that a lock left behind by
+            a killed process cannot hang a later run.
+    """
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions)
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+
+
+class DeepSpeedEngine:
+    """One rank of the student under DeepSpeed; the process group's variables must be set."""
+
+    def __init__(self, module: DistillModule, options: EngineOptions) -> None:
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.module = module
+        optimizer = torch.optim.AdamW(
+            parameter_groups(module, options.weight_decay),
+            lr=options.learning_rate,
+            betas=options.betas,
+        )
+        factor = lr_factor(options.lr_schedule, options.warmup_steps, options.max_steps)
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
+            config=settings(options),
+            dist_init_required=True,
+        )
+        self._undo_averages = float(options.accumulation * torch.distributed.get_world_size())
+
+    def forward(
+        self, examples: Sequence[Example], probe: Probe | None = None
+    ) -> Float[Tensor, "term"]:
+        """The wrapped module's totals on one micro-batch."""
+        totals: Tensor = self._engine(examples, probe)
+        return totals
+
+    def backward(self, objective: Float[Tensor, ""]) -> None:
+        """DeepSpeed averages over micro-batches and ranks; the objective is a sum."""
+        self._engine.backward(objective * self._undo_averages)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro-batch
+
+    def step(self) -> Update:
+        """Update the weights."""
+        learning_rate = float(self._engine.get_lr()[0])
+        own = self._own_norm()
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm() if own is None else own
+        return Update(float(norm), learning_rate)
+
+    def _own_norm(self) -> float | None:
+        """The gradient's norm where DeepSpeed does not tell it: fp32 without ZeRO."""
+        if self._engine.zero_optimization() or self._engine.bfloat16_enabled():
+            return None
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """Sum over ranks."""
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+        return values
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The student's weights; under ZeRO-3 gathered from all ranks, so all must call."""
+        if self._engine.zero_optimization_partition_weights():
+            full = self._engine._zero3_consolidated_16bit_state_dict() or {}
+        else:
+            full = self.module.state_dict()
+        prefix = "model."
+        return {
+            name.removeprefix(prefix): value.detach().cpu()
+            for name, value in full.items()
+            if name.startswith(prefix)
+        }
+
+
+def settings(options: EngineOptions) -> dict[str, Any]:
+    """DeepSpeed's configuration: the user's settings and the keys we own."""
+    return {
+        **options.extra,
+        "train_micro_batch_size_per_gpu": options.micro_batch,
+        "gradient_accumulation_steps": options.accumulation,
+        "gradient_clipping": options.max_grad_norm,
+        "bf16": {"enabled": options.dtype == "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and norms without."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

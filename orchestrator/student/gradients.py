@@ -1,0 +1,46 @@
+"""Each term's share of the last layer's gradient: does every teacher count?"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from orchestrator.student.layers import layer_list
+from orchestrator.student.module import DistillModule
+
+
+class LastLayer:
+    """Sums each term's gradient with respect to the last transformer layer over a step.
+
+    ``factors`` are the terms' weights with their normalisation. The shares are those of the global batch, so they do not depend on how it was split: norms
+    are taken only after summing over micro-batches and ranks.
+    """
+
+    def __init__(self, module: DistillModule, factors: Float[Tensor, "term"]) -> None:
+        self._factors = factors
+        layer = layer_list(module.model)[-1]
+        self._parameters = [p for p in layer.parameters() if p.requires_grad]
+        self._sums: list[Tensor] = []
+
+    def add(self, totals: Float[Tensor, "term"]) -> None:
+        """Add one micro-batch's totals; the graph is kept for the backward pass."""
+        weighted = totals * self._factors.to(totals)
+        gradients = [self._gradient(term) for term in weighted.unbind()]
+        if self._sums:
+            gradients = [a + b for a, b in zip(self._sums, gradients, strict=True)]
+        self._sums = gradients
+
+    def shares(self, all_reduce: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
+        """Each term's gradient norm over the sum of the norms (all 0 if nothing moves)."""
+        norms = [float(all_reduce(gradient).norm()) for gradient in self._sums]
+        total = sum(norms)
+        return tuple(norm / total if total else 0.0 for norm in norms)
+
+    def _gradient(self, term: Float[Tensor, ""]) -> Float[Tensor, "parameter"]:
+        gradients = torch.autograd.grad(
+            term, self._parameters, retain_graph=True, allow_unused=True
+        )
+        pairs = zip(gradients, self._parameters, strict=True)
+        flat = [torch.zeros_like(p) if g is None else g for g, p in pairs]
+        return torch.cat([gradient.detach().float().flatten() for gradient in flat])

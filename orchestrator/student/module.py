@@ -1,0 +1,110 @@
+"""The module DeepSpeed wraps: student forward and every loss inside one ``forward``.
+
+Losses run in here because under ZeRO-3 a weight outside a module's forward has shape (0,).
+Totals leave un-normalised; what they are divided by depends on the whole global batch, which
+one micro-batch cannot know.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from losses.alignment.tokens import Tokens
+from losses.base import LossTerm, Method, Pair
+from losses.cross_entropy import cross_entropy
+from losses.document import Document
+from losses.prediction import Head, Prediction
+from losses.signals import Signal
+from teachers.backends.transformers import LanguageModel, hidden_states
+
+
+@dataclass(frozen=True)
+class Term:
+    """One (teacher, method) of the mixture; ``weight`` is the product of both weights."""
+
+    teacher: str
+    method_name: str
+    method: Method
+    weight: float
+    pair: Pair
+
+    @property
+    def name(self) -> str:
+        """``teacher/method``, as in the metrics."""
+        return f"{self.teacher}/{self.method_name}"
+
+    def with_head(self, head: Head) -> "Term":
+        """The same term with the teacher's head in its pair, if the method reads it."""
+        if not self.method.needs_teacher_head:
+            return self
+        return replace(self, pair=replace(self.pair, teacher_head=head))
+
+
+@dataclass(frozen=True)
+class Example:
+    """A document as the student sees it, with one signal for each term."""
+
+    document: Document
+    tokens: Tokens
+    signals: tuple[Signal, ...]
+
+
+Probe: TypeAlias = Callable[[Tensor], None]
+"""Called with the terms' totals while their graph is alive."""
+
+
+class DistillModule(nn.Module):
+    """Student plus losses.
+
+    Args:
+        student: model, tokenizer and head.
+        terms: the distillation terms, in the order of each example's signals.
+    """
+
+    def __init__(self, student: LanguageModel, terms: Sequence[Term]) -> None:
+        super().__init__()
+        self.model = student.model
+        self.student = student
+        self.terms = tuple(terms)
+        self.method_modules = nn.ModuleList(t.method.modules(t.pair) for t in self.terms)
+
+    def attach_head(self, teacher: str, head: Head) -> None:
+        """Give a teacher's rebuilt head to those of its terms that read it."""
+        self.terms = tuple(
+            term.with_head(head) if term.teacher == teacher else term for term in self.terms
+        )
+
+    def forward(
+        self, examples: Sequence[Example], probe: Probe | None = None
+    ) -> Float[Tensor, "term"]:
+        """Cross-entropy, then each term: totals (nats) summed over the examples' documents.
+
+        The probe looks at the totals in here: an engine may forbid gradients of its outputs
+        other than by its own backward pass.
+        """
+        tokens = [example.tokens for example in examples]
+        states = hidden_states(self.model.base_model, tokens, self.student.device)
+        totals = [self._totals(e, h) for e, h in zip(examples, states, strict=True)]
+        summed = torch.stack(totals).sum(0)
+        if probe is not None:
+            probe(summed)
+        return summed
+
+    def _totals(
+        self, example: Example, hidden: Float[Tensor, "token hidden"]
+    ) -> Float[Tensor, "term"]:
+        prediction = self.student.prediction(example.document, example.tokens, hidden)
+        losses = [cross_entropy(prediction), *self._distill(prediction, example.signals)]
+        return torch.stack([loss.total for loss in losses])
+
+    def _distill(self, prediction: Prediction, signals: Sequence[Signal]) -> list[LossTerm]:
+        found = []
+        for term, modules, signal in zip(self.terms, self.method_modules, signals, strict=True):
+            if not isinstance(modules, nn.ModuleDict):
+                raise TypeError(f"{term.name}: modules() must give a ModuleDict")
+            found.append(term.method.loss(prediction, signal, term.pair, modules))
+        return found

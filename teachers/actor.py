@@ -1,0 +1,53 @@
+"""The thin Ray shell around a teacher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from losses.base import Method
+from losses.document import Document
+from teachers.backends.transformers import LanguageModel
+from teachers.evaluation import DocumentScore
+from teachers.source import ModelSource
+from teachers.teacher import DocumentSignals, HeadWeights, Teacher
+from teachers.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """All that an actor needs to build its teacher."""
+
+    name: str
+    source: ModelSource
+    methods: tuple[Method, ...]
+    device: str = "cpu"
+    threads: int = 1
+    token_budget: int = 4096
+    start_token: str | None = None
+
+    def build(self) -> Teacher:
+        """Load tokenizer and weights."""
+        tokenizer = Tokenizer.load(self.source, self.name, self.start_token)
+        model = LanguageModel.load(self.source, tokenizer, self.device)
+        return Teacher(model, self.methods, self.token_budget)
+
+
+class TeacherActor:  # pragma: no cover - runs in another process
+    """What Ray starts: one teacher, methods called by name, nothing decided here."""
+
+    def __init__(self, spec: TeacherSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        self.teacher = spec.build()
+
+    def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
+        """See ``Teacher.signals``."""
+        return self.teacher.signals(documents)
+
+    def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
+        """See ``Teacher.evaluate``."""
+        return self.teacher.evaluate(documents)
+
+    def head_weights(self) -> HeadWeights:
+        """See ``Teacher.head_weights``."""
+        return self.teacher.head_weights()

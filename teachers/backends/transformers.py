@@ -1,0 +1,141 @@
+"""Hugging Face models as a decoder that gives hidden states and a head that reads them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from losses.alignment.tokens import Tokens, scored_tokens
+from losses.document import Document
+from losses.prediction import Head, Prediction
+from teachers.source import ModelSource
+from teachers.tokenizer import Tokenizer
+
+SELF_TEST_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
+"""Largest difference in nats between our head and the model's own logits."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, its tokenizer, and its head."""
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    head: Head
+
+    @classmethod
+    def load(
+        cls, source: ModelSource, tokenizer: Tokenizer, device: str = "cpu"
+    ) -> "LanguageModel":
+        """Load weights from a folder or a hub id.
+
+        Raises:
+            ValueError: our reading of the model's head differs from the model's own logits.
+        """
+        return cls.wrap(load_weights(source, device), tokenizer)
+
+    @classmethod
+    def wrap(cls, model: PreTrainedModel, tokenizer: Tokenizer) -> "LanguageModel":
+        """Check a loaded model's head against the model's own logits and wrap both."""
+        language_model = cls(model, tokenizer, head_of(model, len(tokenizer.vocabulary)))
+        language_model._self_test()
+        return language_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.model.device
+
+    def predictions(self, documents: Sequence[Document]) -> list[Prediction]:
+        """The model's predictions on a batch of documents (one padded forward pass)."""
+        tokens = self.tokenizer.encode(documents)
+        states = hidden_states(self.model.base_model, tokens, self.device)
+        return [
+            self.prediction(document, view, hidden)
+            for document, view, hidden in zip(documents, tokens, states, strict=True)
+        ]
+
+    def prediction(
+        self, document: Document, tokens: Tokens, hidden: Float[Tensor, "token hidden"]
+    ) -> Prediction:
+        """The prediction that these hidden states make about the document."""
+        scored = torch.from_numpy(scored_tokens(tokens.byte_ends, document.scored))
+        return Prediction(
+            tokens=tokens,
+            hidden=hidden,
+            head=self.head,
+            vocabulary=self.tokenizer.vocabulary,
+            scored=scored.to(hidden.device),
+        )
+
+    @torch.no_grad()
+    def _self_test(self) -> None:
+        was_training = self.model.training
+        self.model.eval()
+        ids = torch.arange(8, device=self.device) % len(self.tokenizer.vocabulary)
+        expected = self.model(input_ids=ids[None]).logits[0, :, : self.head.num_valid].float()
+        hidden = self.model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+        ours = torch.log_softmax(self.head.logits(hidden), -1)
+        worst = (ours - torch.log_softmax(expected, -1)).abs().max().item()
+        self.model.train(was_training)
+        if not worst <= SELF_TEST_TOLERANCE.get(hidden.dtype, 1e-3):
+            raise ValueError(
+                f"{self.tokenizer.name}: reading {type(self.model).__name__}'s head by itself "
+                f"differs from the model's own logits by {worst:.3g} nats; its head does more "
+                "than linear, bias, scale and soft-capping, so it cannot be used here"
+            )
+
+
+def load_weights(source: ModelSource, device: str) -> PreTrainedModel:
+    """The model on its device, or where a ``device_map`` among its options puts it."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        source.path,
+        dtype=source.torch_dtype,
+        revision=source.revision,
+        trust_remote_code=source.trust_remote_code,
+        **source.options,
+    )
+    if "device_map" not in source.options:
+        model.to(torch.device(device))  # type: ignore[arg-type]
+    return model
+
+
+def hidden_states(
+    decoder: nn.Module, batch: Sequence[Tokens], device: torch.device
+) -> list[Float[Tensor, "_ hidden"]]:
+    """Final-norm hidden states of each sequence (right-padded together, padding cut again)."""
+    longest = max(len(tokens) for tokens in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(batch):
+        ids[row, : len(tokens)] = torch.from_numpy(tokens.ids)
+        mask[row, : len(tokens)] = 1
+    output = decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    states: Tensor = output.last_hidden_state
+    return [states[row, : len(tokens)] for row, tokens in enumerate(batch)]
+
+
+def head_of(model: PreTrainedModel, vocabulary_size: int) -> Head:
+    """The model's output embedding with its scale and soft-capping; padded rows cut.
+
+    Raises:
+        ValueError: the tokenizer has more ids than the model has rows.
+    """
+    linear = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    if config.vocab_size < vocabulary_size:
+        raise ValueError(
+            f"the tokenizer has {vocabulary_size} ids, but {type(model).__name__} has only "
+            f"{config.vocab_size} rows; tokenizer and model do not belong together"
+        )
+    scale = getattr(config, "logit_scale", None)
+    divisor = getattr(config, "logits_scaling", None)
+    return Head(
+        linear=linear,
+        num_valid=vocabulary_size,
+        scale=(1.0 if scale is None else float(scale)) / (divisor or 1.0),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )

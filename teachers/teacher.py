@@ -1,0 +1,102 @@
+"""A frozen model that turns documents into signals; knows nothing of Ray or of the student."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+
+from losses.base import Method
+from losses.document import Document
+from losses.prediction import Head, Prediction
+from losses.signals import Signal, pack, unpack
+from teachers.backends.transformers import LanguageModel
+from teachers.batching import token_budget_batches
+from teachers.evaluation import DocumentScore, score
+
+DocumentSignals: TypeAlias = tuple[Signal, ...]
+"""One document's signals, one for each of the teacher's methods, in their order."""
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """A teacher's head as arrays, sent to the student once."""
+
+    weight: Shaped[np.ndarray, "vocab hidden"]
+    bias: Shaped[np.ndarray, "vocab"] | None
+    num_valid: int
+    scale: float
+    softcap: float | None
+
+    def head(self, device: torch.device) -> Head:
+        """The head rebuilt, frozen."""
+        weight = unpack(self.weight)
+        linear = torch.nn.Linear(
+            weight.shape[1], weight.shape[0], bias=self.bias is not None, device="meta"
+        )
+        linear.weight = torch.nn.Parameter(weight.to(device), requires_grad=False)
+        if self.bias is not None:
+            linear.bias = torch.nn.Parameter(unpack(self.bias).to(device), requires_grad=False)
+        return Head(linear, self.num_valid, self.scale, self.softcap)
+
+
+class Teacher:
+    """Model + methods; one forward pass serves all of its methods.
+
+    Args:
+        model: the frozen model.
+        methods: what to compute from each prediction.
+        token_budget: padded tokens of one forward pass.
+    """
+
+    def __init__(
+        self, model: LanguageModel, methods: Sequence[Method], token_budget: int = 4096
+    ) -> None:
+        self.model = model
+        self.methods = tuple(methods)
+        self.token_budget = token_budget
+        model.model.requires_grad_(requires_grad=False)
+        model.model.eval()
+
+    @torch.inference_mode()
+    def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
+        """Each document's signals, in the order of the documents.
+
+        Raises:
+            ValueError: the model's output for a document is not finite.
+        """
+        lengths = [len(tokens) for tokens in self.model.tokenizer.encode(documents)]
+        found: dict[int, DocumentSignals] = {}
+        for batch in token_budget_batches(lengths, self.token_budget):
+            predictions = self.model.predictions([documents[i] for i in batch])
+            for index, prediction in zip(batch, predictions, strict=True):
+                found[index] = self._document_signals(documents[index], prediction)
+        return [found[index] for index in range(len(documents))]
+
+    def _document_signals(self, document: Document, prediction: Prediction) -> DocumentSignals:
+        if not torch.isfinite(prediction.hidden).all():
+            raise ValueError(
+                f"teacher {self.model.tokenizer.name}: the hidden states of document "
+                f"{document.name} are not finite; try dtype float32 or leave the document out"
+            )
+        return tuple(method.signal(prediction, document) for method in self.methods)
+
+    def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
+        """How well the teacher itself predicts each document."""
+        return score(self.model, documents, self.token_budget)
+
+    def head_weights(self) -> HeadWeights:
+        """The head as arrays; padded rows cut."""
+        head = self.model.head
+        linear = self.model.model.get_output_embeddings()
+        bias = getattr(linear, "bias", None)
+        rows = slice(0, head.num_valid)
+        return HeadWeights(
+            weight=pack(linear.weight[rows]),
+            bias=None if bias is None else pack(bias[rows]),
+            num_valid=head.num_valid,
+            scale=head.scale,
+            softcap=head.softcap,
+        )

@@ -1,0 +1,206 @@
+"""The command line: exit codes, what is printed, and no traceback for what a user can mend."""
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from orchestrator.cli import app
+from orchestrator.config import load_run, parse_run
+from orchestrator.config.yaml_text import parse_yaml
+from orchestrator.errors import (
+    EXIT_CODES,
+    ConfigError,
+    ResourcesError,
+    TrainingDiverged,
+    WorkerLost,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def levels() -> Iterator[None]:
+    """Put the log levels back that the command line sets."""
+    loggers = [logging.getLogger(name) for name in ("orchestrator", "teachers", "losses")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: object) -> None:
+    """Put a module in the place of one that loads models."""
+    module = ModuleType(name)
+    vars(module).update(members)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+class TestTrain:
+    """`tutelage train`, with the run itself replaced."""
+
+    def train(self, monkeypatch: pytest.MonkeyPatch, outcome: object, *arguments: str) -> Result:
+        def record(config: object, *, overwrite: bool) -> object:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return f"{config.train.max_steps} steps, overwrite {overwrite}, {outcome}"
+
+        stand_in(monkeypatch, "orchestrator.run", train=record)
+        stand_in(monkeypatch, "orchestrator.report", final_table=lambda summary: summary)
+        return run("train", "smoke.yaml", *arguments)
+
+    def test_prints_the_table(self, monkeypatch: pytest.MonkeyPatch):
+        result = self.train(monkeypatch, "done", "train.max_steps=3", "--overwrite")
+        assert (result.exit_code, result.stdout) == (0, "3 steps, overwrite True, done\n")
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (ConfigError("bad"), 2),
+            (ValueError("bad"), 2),
+            (ResourcesError("bad"), 3),
+            (TrainingDiverged("bad"), 4),
+            (WorkerLost("bad"), 5),
+            (FileExistsError("bad"), 1),
+        ],
+    )
+    def test_exit_codes(self, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int):
+        result = self.train(monkeypatch, error)
+        assert (result.exit_code, result.stderr, result.stdout) == (code, "error: bad\n", "")
+
+    def test_a_bug_shows_its_traceback(self, monkeypatch: pytest.MonkeyPatch):
+        result = self.train(monkeypatch, RuntimeError("a bug"))
+        assert result.exit_code == 1
+        assert isinstance(result.exception, RuntimeError)
+
+    def test_verbose_logs_the_traceback(self, caplog: pytest.LogCaptureFixture):
+        assert run("--verbose", "show", "absent.yaml").exit_code == 2
+        assert "Traceback" in caplog.text
+
+    def test_help_lists_every_exit_code(self):
+        text = " ".join(run("--help").stdout.split())
+        for code in [*EXIT_CODES.values(), 1]:
+            assert f"{code} " in text.partition("Exit codes:")[2]
+
+
+class TestConfigErrors:
+    """A wrong run file ends with code 2 and the problems, before anything is loaded."""
+
+    @pytest.mark.parametrize("command", ["train", "validate", "show"])
+    def test_unknown_key(self, command: str):
+        result = run(command, "smoke.yaml", "train.max_step=3")
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: {ROOT / 'configs' / 'smoke.yaml'}: 1 problem\n"
+            '  train.max_step: unknown key, did you mean "max_steps"?\n'
+        )
+        assert "Traceback" not in result.output
+
+    def test_absent_file(self):
+        result = run("train", "absent.yaml")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: absent.yaml: no such file; expected a run file")
+        assert "quickstart.yaml, smoke.yaml" in result.stderr
+
+    def test_no_traceback_from_the_program(self):
+        """The real process: what ``main`` leaves to Python's own handler would show here."""
+        code = "from orchestrator.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, "show", "smoke.yaml", "student.dtype=float16"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.splitlines()[1:] == [
+            '  student.dtype: "float16" is not allowed; expected "float32" or "bfloat16"'
+        ]
+
+
+class TestCommands:
+    """The other commands, each with what it calls replaced where that loads models."""
+
+    def test_show_prints_a_run_file(self):
+        result = run("show", "smoke.yaml", "train.seed=7")
+        assert result.exit_code == 0
+        assert parse_run(parse_yaml(result.stdout, "x")) == load_run("smoke.yaml", ["train.seed=7"])
+
+    def test_validate_prints_lines(self, monkeypatch: pytest.MonkeyPatch):
+        stand_in(
+            monkeypatch, "orchestrator.validation", validate=lambda _: iter(["data ok", "all ok"])
+        )
+        assert run("validate", "smoke.yaml").stdout == "data ok\nall ok\n"
+
+    def test_evaluate(self, monkeypatch: pytest.MonkeyPatch):
+        @dataclass(frozen=True)
+        class Result:
+            bits_per_byte: float
+            by_data_set: dict[str, float]
+            num_bytes: int
+
+        calls = []
+
+        def evaluate_model(model: str, data: list[str], **options: object) -> Result:
+            calls.append((model, data, options))
+            return Result(0.75, {"a.jsonl": 0.5}, 12)
+
+        stand_in(monkeypatch, "orchestrator.evaluation", evaluate_model=evaluate_model)
+        result = run("evaluate", "m", "a.jsonl", "b.jsonl", "--max-length", "64", "--json")
+        assert calls == [("m", ["a.jsonl", "b.jsonl"], {"max_length": 64, "dtype": "float32"})]
+        assert json.loads(result.stdout)["bits_per_byte"] == 0.75
+        assert run("evaluate", "m", "a.jsonl").stdout == (
+            "bits_per_byte  0.7500\nby_data_set    a.jsonl 0.5000\nnum_bytes      12\n"
+        )
+
+    @pytest.mark.parametrize(("arguments", "names"), [((), None), (("gsm8k",), ["gsm8k"])])
+    def test_assets(self, monkeypatch: pytest.MonkeyPatch, arguments: tuple, names: object):
+        def fetch_all(report: object, wanted: object) -> None:
+            report(f"fetched {wanted}")
+
+        monkeypatch.setattr("orchestrator.assets.fetch_all", fetch_all)
+        assert run("assets", *arguments).stdout == f"fetched {names}\n"
+
+    def test_assets_that_cannot_be_fetched(self, monkeypatch: pytest.MonkeyPatch):
+        from orchestrator.assets.packages import AssetError
+
+        def fetch_all(report: object, wanted: object) -> None:
+            raise AssetError("no network")
+
+        monkeypatch.setattr("orchestrator.assets.fetch_all", fetch_all)
+        result = run("assets")
+        assert (result.exit_code, result.stderr) == (1, "error: no network\n")
+
+    def test_env(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
+        found = json.loads(run("env", "--json").stdout)
+        assert found["cache_folder"] == str(tmp_path)
+        assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+        assert found["num_cpus"] >= 1
+        assert {"torch", "transformers", "ray", "deepspeed", "cuda_devices"} <= found.keys()
+        assert f"cache_folder  {tmp_path}" in run("env").stdout
+
+
+def test_help_imports_nothing_heavy():
+    """``tutelage --help`` answers at once."""
+    code = (
+        "import sys, orchestrator.cli\n"
+        "print([name for name in ('torch', 'ray', 'transformers', 'deepspeed', 'pydantic')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
