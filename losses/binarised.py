@@ -79,7 +79,7 @@ def binary_kl_temp_limit(
     teacher: Float[Tensor, "chunk"], student: Float[Tensor, "chunk"]
 ) -> Float[Tensor, "chunk"]:
     """``binary_kl`` times the temperature, as the temperature grows without bound."""
-    a, b = _tempered(teacher, 1), _tempered(student, 1)
+    a, b = _tempered(teacher, 1.0), _tempered(student, 1.0)
     return (a - b) + a * (torch.log(-b) - torch.log(-a))
 
 
@@ -94,7 +94,7 @@ def renyi(
     teacher: Float[Tensor, "chunk"], student: Float[Tensor, "chunk"], alpha: float
 ) -> Float[Tensor, "chunk"]:
     """Rényi divergence of order ``alpha`` (positive, not 1) of the untempered coins."""
-    a, b = _tempered(teacher, 1), _tempered(student, 1)
+    a, b = _tempered(teacher, 1.0), _tempered(student, 1.0)
     heads = alpha * a + (1 - alpha) * b
     tails = alpha * log1mexp(a) + (1 - alpha) * log1mexp(b)
     return torch.logaddexp(heads, tails) / (alpha - 1)

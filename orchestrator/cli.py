@@ -38,13 +38,11 @@ RunFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
+        metavar="KEY=VALUE",
         help="Set keys: train.max_steps=20, teachers.NAME.weight=0.3, teachers=[].",
     ),
 ]
-AssetNames = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="All by default.")
-]
+AssetNames = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="All by default.")]
 Dtype = Literal["float32", "bfloat16"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -127,7 +125,7 @@ def show(run_file: RunFile, overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A checkpoint or folder, hub id or asset:NAME.")],
-    data: Annotated[list[str], typer.Argument(metavar="DATA.jsonl...", help="Documents.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA.jsonl", help="Documents.")],
     max_length: Annotated[int, typer.Option(min=2, help="Longest document, in tokens.")] = 512,
     dtype: Annotated[Dtype, typer.Option(help="Number format of weights.")] = "float32",
     as_json: AsJson = False,

@@ -43,9 +43,6 @@ class Tokenizer:
         self.fast = fast
         self.name = name
         self.backend: FastTokenizer = fast.backend_tokenizer
-        self.backend.encode_special_tokens = True  # "<|im_end|>" in a text is text
-        self.backend.no_truncation()
-        self.backend.no_padding()
         self.vocabulary = read_vocabulary(fast, name)
         widths = (len(content or b"") for content in self.vocabulary.token_bytes)
         self._widths = np.fromiter(widths, dtype=np.int64)
@@ -71,8 +68,8 @@ class Tokenizer:
             UnfaithfulTokenizer: a document's tokens do not join to its bytes.
         """
         texts = [document.content.decode() for document in documents]
-        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [self._tokens(d, e.ids) for d, e in zip(documents, encodings, strict=True)]
+        rows = zip(documents, self._content_ids(texts), strict=True)
+        return [self._tokens(document, ids) for document, ids in rows]
 
     def is_faithful(self, document: Document) -> bool:
         """True if the document's tokens join to exactly its bytes."""
@@ -81,6 +78,14 @@ class Tokenizer:
         except UnfaithfulTokenizer:
             return False
         return True
+
+    def _content_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of the texts alone; every call of ``fast`` changes these settings of the backend."""
+        self.backend.encode_special_tokens = True  # "<|im_end|>" in a text is text
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def _tokens(self, document: Document, token_ids: list[int]) -> Tokens:
         joined = b"".join(self.vocabulary.token_bytes[i] or b"" for i in token_ids)
@@ -111,7 +116,7 @@ class Tokenizer:
         return special.get(DOCUMENT_SEPARATOR, None if bos is None else int(bos))
 
     def _self_test(self) -> None:
-        ids = self.backend.encode(PROBE, add_special_tokens=False).ids
+        [ids] = self._content_ids([PROBE])
         joined = b"".join(self.vocabulary.token_bytes[i] or b"" for i in ids)
         if joined != PROBE.encode():
             raise ValueError(

@@ -51,7 +51,7 @@ def align(
     >>> found.student_last.tolist(), found.teacher_last.tolist()
     ([1, 2], [1, 3])
     """
-    num_bytes = max(student_ends.max(initial=0), teacher_ends.max(initial=0))
+    num_bytes = int(max(student_ends.max(initial=0), teacher_ends.max(initial=0)))
     student_chunk, student_last = _chunks(student_ends, _marks(teacher_ends, num_bytes))
     teacher_chunk, teacher_last = _chunks(teacher_ends, _marks(student_ends, num_bytes))
     return Alignment(student_chunk, teacher_chunk, student_last, teacher_last)

@@ -8,7 +8,7 @@ Source: Minixhofer et al. 2025, arXiv:2503.20083.
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class Alm(Method):
     weighting: Literal["chunk_count", "token_count", "log1p_token_count"] = "chunk_count"
 
     @model_validator(mode="after")
-    def _every_option_counts(self) -> Self:
+    def _every_option_counts(self) -> "Alm":
         if self.divergence not in _TEMPERED:
             refuse_unused(self.divergence, temperature=self.temperature)
         if self.divergence != "renyi":

@@ -5,7 +5,7 @@ exact distributions row chunk by row chunk, so no table of the vocabulary crosse
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class Kl(Method):
     alpha: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _every_option_counts(self) -> Self:
+    def _every_option_counts(self) -> "Kl":
         options = {"beta": self.beta, "skew": self.skew, "alpha": self.alpha}
         options.pop(_PARAMETERS.get(self.divergence, ""), None)
         refuse_unused(self.divergence, **options)

