@@ -22,7 +22,7 @@ def token_likelihoods(
     scored = teacher.scored_positions
     rows = torch.unique(torch.cat([scored - 1, scored]))
     next_ids = torch.from_numpy(np.append(teacher.tokens.ids, 0)).to(teacher.device)[rows + 1]
-    borders = None if border_ids is None else torch.from_numpy(border_ids).to(teacher.device)
+    borders = None if border_ids is None else torch.tensor(border_ids, device=teacher.device)
 
     def read(
         logprobs: Float[Tensor, "row vocab"], ids: Int64[Tensor, "row"]

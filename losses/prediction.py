@@ -148,7 +148,7 @@ class Prediction:
     def logprob_of_scored(self) -> Float[Tensor, "scored"]:
         """Log-probability (nats) of each scored token, in the order of ``scored_positions``."""
         positions = self.scored_positions
-        ids = torch.from_numpy(self.tokens.ids).to(self.device)[positions]
+        ids = torch.tensor(self.tokens.ids, device=self.device)[positions]
         return self.map_rows(gather, positions - 1, ids)
 
     def topk(

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import ray
-
 from losses.document import Document
 from orchestrator import checkpoint
+from orchestrator.actors import collect
 from orchestrator.config import RunConfig
 from orchestrator.data import documents_of_step
-from orchestrator.errors import WorkerLost
 from orchestrator.metrics import MetricsWriter, gradient_shares, step_metrics
 from orchestrator.stream import Request, StepBatch, stream
 from orchestrator.student.trainer import StepReport
@@ -24,9 +22,9 @@ Progress: TypeAlias = Callable[[int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Arm:
-    """Student actors, teacher actors by name, and the terms' names (``ce`` first)."""
+    """Student and teacher actors by name, and the terms' names (``ce`` first)."""
 
-    students: Sequence[Any]
+    students: dict[str, Any]
     teachers: dict[str, Any]
     names: tuple[str, ...]
 
@@ -87,37 +85,41 @@ def run_step(
         WorkerLost: a rank died or did not answer in time.
     """
     batch = request.batch
-    pending = [
-        student.step.remote(
+    pending = {
+        name: student.step.remote(
             shard, references, batch.num_scored_bytes, measure_shares=measure_shares
         )
-        for student, shard, references in zip(
-            arm.students, batch.shards, request.references, strict=True
+        for (name, student), shard, references in zip(
+            arm.students.items(), batch.shards, request.references, strict=True
         )
-    ]
-    try:
-        answers = ray.get(pending, timeout=2 * timeout_s)
-    except ray.exceptions.GetTimeoutError as error:
-        raise WorkerLost(
-            f"step {batch.step} did not end within {2 * timeout_s} s; raise train.timeout_s"
-        ) from error
-    except ray.exceptions.RayActorError as error:
-        raise WorkerLost(f"a student rank died in step {batch.step}: {error}") from error
+    }
+    # A rank itself waits up to timeout_s for each teacher, and names the one that is late.
+    limit = (1 + len(arm.teachers)) * timeout_s
+    answers = list(collect(pending, limit, f"training step {batch.step}").values())
     waits = [waited for _, waited in answers]
     return answers[0][0], {name: max(w[name] for w in waits) for name in arm.teachers}
 
 
-def evaluate_arm(arm: Arm, documents: Sequence[Document]) -> list[DocumentScore]:
-    """The student's score of each document; every rank takes part (ZeRO-3 needs them all)."""
-    answers = ray.get([student.evaluate.remote(documents) for student in arm.students])
-    scores: list[DocumentScore] = answers[0]
-    return scores
+def evaluate_arm(
+    arm: Arm, documents: Sequence[Document], timeout_s: float
+) -> dict[str, list[DocumentScore]]:
+    """Each teacher's and the student's (``student``) score of each document.
+
+    Every rank takes part, since ZeRO-3 needs them all.
+    """
+    everyone = arm.teachers | arm.students
+    pending = {name: actor.evaluate.remote(documents) for name, actor in everyone.items()}
+    scores = collect(pending, timeout_s, "scoring held-out documents")
+    student = scores[next(iter(arm.students))]
+    return {name: scores[name] for name in arm.teachers} | {"student": student}
 
 
 def _save_if_due(arm: Arm, config: RunConfig, folder: Path, step: int) -> None:
     done = step + 1
     if config.train.save_steps and done % config.train.save_steps == 0:
-        checkpoint.save(arm.students, folder / f"checkpoint-{done}", {"step": done})
+        state = {"step": done}
+        target = folder / f"checkpoint-{done}"
+        checkpoint.save(arm.students, target, state, config.train.timeout_s)
 
 
 def _every(steps: int, step: int) -> bool:

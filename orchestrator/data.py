@@ -37,15 +37,17 @@ def _read(reference: str) -> Iterator[Document]:
     path = data_path(reference)
     if not path.is_file():
         raise ConfigError(f"data file {reference} does not exist ({path})")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield _document(line, f"{reference}:{number}")
 
 
-def _document(line: str, name: str) -> Document:
+def _document(line: bytes, name: str) -> Document:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: not UTF-8 at byte {error.start} of the line") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{name}: not a JSON object ({error.msg})") from error
     if not isinstance(row, dict):
@@ -87,6 +89,8 @@ class Prepared:
 
     documents: tuple[Document, ...]
     num_cut: int
+    num_unscored: int
+    """Documents left out because nothing scored is left of them within the length."""
     quarantined: dict[str, int]
     """Tokenizer name -> documents left out because it does not give their bytes back."""
 
@@ -111,22 +115,31 @@ def prepare(
     Raises:
         ConfigError: no document is left.
     """
-    kept, quarantined, num_cut = [], dict.fromkeys((t.name for t in tokenizers), 0), 0
+    kept, quarantined = [], dict.fromkeys((t.name for t in tokenizers), 0)
+    num_cut = num_unscored = 0
     for document in documents:
-        unfaithful = next((t for t in tokenizers if not t.is_faithful(document)), None)
+        short = _shortened(document, tokenizers[0], max_length)
+        unfaithful = next((t for t in tokenizers if not t.is_faithful(short)), None)
         if unfaithful is not None:
             quarantined[unfaithful.name] += 1
-            continue
-        short = cut_to_length(document, tokenizers[0], max_length)
-        num_cut += short is not document
-        if short.num_scored_bytes:
+        elif not short.num_scored_bytes:
+            num_unscored += 1
+        else:
+            num_cut += short is not document
             kept.append(short)
     if not kept:
         raise ConfigError(
             f"none of {len(documents)} documents can be used: left out by tokenizer {quarantined}, "
             f"the rest has no scored byte within max_length {max_length}"
         )
-    return Prepared(tuple(kept), num_cut, quarantined)
+    return Prepared(tuple(kept), num_cut, num_unscored, quarantined)
+
+
+def _shortened(document: Document, student: Tokenizer, max_length: int) -> Document:
+    """Cut to length; what the student cannot read exactly stays as it is."""
+    if not student.is_faithful(document):
+        return document
+    return cut_to_length(document, student, max_length)
 
 
 def cut_to_length(document: Document, tokenizer: Tokenizer, max_length: int) -> Document:

@@ -2,16 +2,15 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from tqdm.auto import tqdm
 
-from orchestrator import checkpoint, cluster
+from orchestrator import actors, checkpoint, cluster
 from orchestrator.arm import Arm, Progress, Training, evaluate_arm, train_arm
 from orchestrator.cluster import Machine
 from orchestrator.config import CompareConfig, RunConfig, TrainConfig
@@ -47,14 +46,11 @@ def train(config: RunConfig, *, overwrite: bool = False) -> Summary:
     start = time.perf_counter()
     setup = set_up(config)
     folder = open_run_folder(config, overwrite=overwrite)
-    machine = cluster.start(config)
-    try:
+    with cluster.running(config) as machine:
         distilled = run_arm(config, setup, machine, folder, "distilled")
         ce_only = None
         if config.compare.ce_only is not None:
             ce_only = run_arm(ce_only_config(config), setup, machine, folder / "ce_only", "ce_only")
-    finally:
-        cluster.stop()
     summary = summarize(config, setup, distilled, ce_only, time.perf_counter() - start)
     summary.save(folder)
     return summary
@@ -62,43 +58,43 @@ def train(config: RunConfig, *, overwrite: bool = False) -> Summary:
 
 def run_arm(config: RunConfig, setup: Setup, machine: Machine, folder: Path, name: str) -> Outcome:
     """Start the processes of one arm, score, train, score, save, stop them."""
-    held_out = setup.held_out.documents
+    held_out, limit = setup.held_out.documents, config.train.timeout_s
     with start_arm(config, setup, machine, folder) as arm:
-        scoring = {n: teacher.evaluate.remote(held_out) for n, teacher in arm.teachers.items()}
-        before = evaluate_arm(arm, held_out)
-        scored = {n: ray.get(reference) for n, reference in scoring.items()}
+        before = evaluate_arm(arm, held_out, limit)
         with progress_bar(name, config.train) as progress:
             training = train_arm(arm, setup.train.documents, config, folder, progress)
-        checkpoint.save(arm.students, folder / "final", {"step": config.train.max_steps})
-        after = evaluate_arm(arm, held_out)
-    return Outcome(before, after, scored, training)
+        state = {"step": config.train.max_steps}
+        checkpoint.save(arm.students, folder / "final", state, limit)
+        actors.kill(arm.teachers.values())
+        after = evaluate_arm(replace(arm, teachers={}), held_out, limit)
+    teachers = {teacher.name: before[teacher.name] for teacher in config.teachers}
+    return Outcome(before["student"], after["student"], teachers, training)
 
 
 @contextmanager
 def start_arm(config: RunConfig, setup: Setup, machine: Machine, folder: Path) -> Iterator[Arm]:
     """Teachers and student ranks of one arm; they are stopped at the end."""
     vocabularies = {tokenizer.name: tokenizer.vocabulary for tokenizer in setup.tokenizers}
-    specs = teacher_specs(config, machine)
     student = student_spec(config, machine, vocabularies)
-    teachers: list[Any] = []
-    students: list[Any] = []
+    names = ("ce", *(f"{term.teacher}/{term.method_name}" for term in student.terms))
+    teachers, loading = actors.start_teachers(teacher_specs(config, machine), config, machine)
+    students: dict[str, Any] = {}
     try:
-        teachers += cluster.start_teachers(specs, config, machine)
-        students += cluster.start_students(student, config, machine, folder)
-        by_name = {spec.name: actor for spec, actor in zip(specs, teachers, strict=True)}
-        _send_heads(config, by_name, students)
-        names = ("ce", *(f"{term.teacher}/{term.method_name}" for term in student.terms))
-        yield Arm(students, by_name, names)
+        students, preparing = actors.start_students(student, config, machine, folder)
+        actors.collect(loading | preparing, config.train.timeout_s, "loading its model")
+        _send_heads(config, teachers, students)
+        yield Arm(students, teachers, names)
     finally:
-        cluster.kill([*teachers, *students])
+        actors.kill([*teachers.values(), *students.values()])
 
 
-def _send_heads(config: RunConfig, teachers: dict[str, Any], students: Sequence[Any]) -> None:
+def _send_heads(config: RunConfig, teachers: dict[str, Any], students: dict[str, Any]) -> None:
     """Each head goes from its teacher to the ranks through the object store, once."""
     for teacher in config.teachers:
         if any(entry.method.needs_teacher_head for entry in teacher.methods):
             head = teachers[teacher.name].head_weights.remote()
-            ray.get([student.set_head.remote(teacher.name, head) for student in students])
+            pending = {n: s.set_head.remote(teacher.name, head) for n, s in students.items()}
+            actors.collect(pending, config.train.timeout_s, f"receiving {teacher.name}'s head")
 
 
 def ce_only_config(config: RunConfig) -> RunConfig:

@@ -76,6 +76,8 @@ def describe(prepared: Prepared, names: Sequence[str]) -> str:
     text = f"{len(prepared.documents)} documents, {prepared.num_scored_bytes:,} scored bytes"
     if prepared.num_cut:
         text += f", {prepared.num_cut} cut to length"
+    if prepared.num_unscored:
+        text += f", {prepared.num_unscored} left out: nothing scored within max_length"
     if left_out:
         text += f", left out by tokenizer: {left_out}"
     return text

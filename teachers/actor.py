@@ -36,7 +36,8 @@ class TeacherSpec:
 class TeacherActor:  # pragma: no cover - runs in another process
     """What Ray starts: one teacher, methods called by name, nothing decided here."""
 
-    def __init__(self, spec: TeacherSpec) -> None:
+    def build(self, spec: TeacherSpec) -> None:
+        """Load the teacher."""
         torch.set_num_threads(spec.threads)
         self.teacher = spec.build()
 

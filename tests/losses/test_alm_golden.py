@@ -101,9 +101,10 @@ def denominator(case, units):
 
 def test_border_ids_are_the_peers():
     for side in ("student", "teacher"):
-        assert vocabulary(side).border_ids.tolist() == np.flatnonzero(
-            SHARED[f"space_mask_{side}"]
-        ).tolist()
+        assert (
+            vocabulary(side).border_ids.tolist()
+            == np.flatnonzero(SHARED[f"space_mask_{side}"]).tolist()
+        )
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -167,9 +168,7 @@ def test_chunk_with_the_first_token_is_dead(predict, case):
         ends = np.cumsum([len(table[index]) for index in ids])
         logits = torch.tensor(given[f"{side}_logits"][0], dtype=torch.float64, requires_grad=True)
         sides[side] = predict(logits, ends, ids=ids, vocabulary=Vocabulary(table, {0: "end"}))
-    method = Alm(
-        divergence="abs", debias=given["alm_mode"] == "append_space", merge_threshold=None
-    )
+    method = Alm(divergence="abs", debias=given["alm_mode"] == "append_space", merge_threshold=None)
     signal = method.signal(sides["teacher"], text_document("golden", ""))
     pair = Pair(sides["student"].vocabulary, sides["teacher"].vocabulary)
     term = method.loss(sides["student"], signal, pair, nn.ModuleDict())

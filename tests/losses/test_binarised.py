@@ -1,6 +1,7 @@
 """Divergences of coins: hand-computed values, gradients and laws."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from losses import binarised
 
 TEMPERED = ("binary_kl", "binary_ce", "reverse_binary_kl", "abs_exp", "joschu_k2", "joschu_k3")
-ALL = {name: lambda a, b, f=getattr(binarised, name): f(a, b, 2.0) for name in TEMPERED} | {
+ALL = {name: partial(getattr(binarised, name), temperature=2.0) for name in TEMPERED} | {
     "abs": binarised.absolute,
     "binary_kl_temp_limit": binarised.binary_kl_temp_limit,
     "renyi_half": lambda a, b: binarised.renyi(a, b, 0.5),

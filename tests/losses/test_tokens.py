@@ -32,7 +32,9 @@ def test_the_first_token_is_never_scored():
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.data())
 def test_equals_a_loop(widths, data):
     ends = np.cumsum(widths)
-    scored = np.array(data.draw(st.lists(st.booleans(), min_size=sum(widths), max_size=sum(widths))))
+    scored = np.array(
+        data.draw(st.lists(st.booleans(), min_size=sum(widths), max_size=sum(widths)))
+    )
     starts = ends - np.array(widths)
     expected = [bool(scored[a:b].all()) for a, b in zip(starts, ends, strict=True)]
     expected[0] = False

@@ -109,7 +109,7 @@ def test_only_scored_bytes_are_scored(language_model):
     segments = (Segment("prompt", b"2 + 2 = ", False), Segment("completion", b"4 or so", True))
     document = Document("d", segments)
     [prediction] = model.predictions([document])
-    starts = [8 <= end - 1 for end in prediction.tokens.byte_ends]
+    starts = [end - 1 >= 8 for end in prediction.tokens.byte_ends]
     assert prediction.scored.tolist() == starts  # no token straddles byte 8 here
     whole = text_document("d", "2 + 2 = 4 or so")
     [everything] = predicted(model, [whole])

@@ -173,7 +173,7 @@ class TestRefusals:
     )
     def test_lossy_normalizer_is_refused_at_load(self, fresh, normalizer):
         fresh.backend_tokenizer.normalizer = normalizer
-        with pytest.raises(ValueError, match="^t: .*byte for byte.*at byte"):
+        with pytest.raises(ValueError, match=r"^t: .*byte for byte.*at byte"):
             Tokenizer(fresh, "t")
 
     def test_dummy_prefix_is_refused_at_load(self, fresh):
