@@ -72,7 +72,7 @@ class StudentTrainer:
             measure_shares: also measure each term's share of the last layer's gradient.
 
         Raises:
-            TrainingDiverged: the loss is not finite.
+            TrainingDiverged: the loss or the gradient is not finite.
         """
         self.seconds = {}
         with self._timed("tokenize"):
@@ -85,6 +85,11 @@ class StudentTrainer:
             totals += self._accumulate(micro_batch, factors, last_layer)
         with self._timed("optimizer"):
             update = self.engine.step()
+        if not math.isfinite(update.grad_norm):
+            raise TrainingDiverged(
+                f"the gradient's norm is {update.grad_norm}, though the loss is finite: lower "
+                "train.learning_rate or raise train.warmup_steps"
+            )
         return self._report(totals, scale, examples, update, last_layer)
 
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:

@@ -1,0 +1,160 @@
+"""A student engine in plain torch, and a small distillation with two unlike teachers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from losses.base import Method, Pair
+from losses.document import Document, Segment, text_document
+from losses.methods.alm import Alm
+from losses.methods.kl import Kl
+from orchestrator.student.deepspeed import parameter_groups
+from orchestrator.student.engine import EngineOptions, Update
+from orchestrator.student.module import DistillModule, Example, Probe, Term
+from orchestrator.student.schedule import lr_factor
+from orchestrator.student.trainer import Objective, StudentTrainer
+from teachers.backends.transformers import LanguageModel
+from teachers.teacher import DocumentSignals, Teacher
+
+
+class TorchEngine:
+    """AdamW on one rank without DeepSpeed: the reference that the real engine must match."""
+
+    def __init__(self, module: DistillModule, options: EngineOptions) -> None:
+        self.module = module
+        self.options = options
+        self.micro_batches: list[int] = []
+        self.gradients: dict[str, torch.Tensor] = {}
+        self._optimizer = torch.optim.AdamW(
+            parameter_groups(module, options.weight_decay),
+            lr=options.learning_rate,
+            betas=options.betas,
+        )
+        factor = lr_factor(options.lr_schedule, options.warmup_steps, options.max_steps)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+
+    def forward(self, examples: Sequence[Example], probe: Probe | None = None) -> torch.Tensor:
+        self.micro_batches.append(len(examples))
+        totals: torch.Tensor = self.module(examples, probe)
+        return totals
+
+    def backward(self, objective: torch.Tensor) -> None:
+        objective.backward()
+
+    def step(self) -> Update:
+        """Update, and keep the gradients as they were before clipping."""
+        named = {n: p for n, p in self.module.named_parameters() if p.grad is not None}
+        self.gradients = {name: p.grad.clone() for name, p in named.items()}
+        norm = torch.nn.utils.clip_grad_norm_(
+            named.values(), self.options.max_grad_norm or torch.inf
+        )
+        learning_rate = self._schedule.get_last_lr()[0]
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        return Update(float(norm), learning_rate)
+
+    def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
+        return values.clone()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.module.model.state_dict().items()}
+
+
+def engine_options(**changed: Any) -> EngineOptions:
+    """Sizes that the plain engine does not read are 1."""
+    values: dict[str, Any] = {
+        "micro_batch": 1,
+        "accumulation": 1,
+        "dtype": "float32",
+        "learning_rate": 1e-2,
+        "lr_schedule": "constant",
+        "warmup_steps": 0,
+        "max_steps": 10,
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+        "extra": {},
+    }
+    return EngineOptions(**(values | changed))
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A student, two teachers and what they say about the documents.
+
+    ``same`` has the student's tokenizer and feeds kl; ``other`` has the other family's.
+    """
+
+    build_student: Callable[[], LanguageModel]
+    teachers: dict[str, LanguageModel]
+    methods: dict[str, Method]
+    documents: list[Document]
+    signals: list[DocumentSignals] = field(default_factory=list)
+
+    @property
+    def num_scored_bytes(self) -> int:
+        return sum(document.num_scored_bytes for document in self.documents)
+
+    def terms(self) -> list[Term]:
+        vocabulary = self.build_student().tokenizer.vocabulary
+        found = []
+        for name, model in self.teachers.items():
+            pair = Pair(vocabulary, model.tokenizer.vocabulary)
+            method = type(self.methods[name]).__name__.lower()
+            term = Term(name, method, self.methods[name], 1.0, pair)
+            head = Teacher(model, []).head_weights().head(torch.device("cpu"))
+            found.append(term.with_head(head))
+        return found
+
+    def trainer(
+        self,
+        weights: tuple[float, ...] = (0.5, 1.0, 2.0),
+        normalize: str = "bytes",
+        micro_batch: int = 2,
+        **options: Any,
+    ) -> StudentTrainer:
+        """A trainer on a plain engine, always with the same fresh student."""
+        module = DistillModule(self.build_student(), self.terms())
+        module.model.train()
+        engine = TorchEngine(module, engine_options(micro_batch=micro_batch, **options))
+        return StudentTrainer(engine, Objective(weights, normalize), micro_batch, 512)
+
+
+@pytest.fixture(scope="session")
+def mixed_documents(documents: list[Document]) -> list[Document]:
+    """Six documents; of two only the completion is scored."""
+    drills = [
+        (Segment("prompt", b"2 + 2 = ", False), Segment("completion", b"4 of course", True)),
+        (Segment("prompt", "naïve".encode(), False), Segment("completion", b" means simple", True)),
+    ]
+    plain = [documents[0], documents[3], documents[4], text_document("short", "Hi there")]
+    return [*plain, *(Document(f"drill{i}", segments) for i, segments in enumerate(drills))]
+
+
+@pytest.fixture(scope="session")
+def distillation(
+    language_model: Callable[..., LanguageModel], mixed_documents: list[Document]
+) -> Callable[..., Distillation]:
+    """Build a distillation; ``methods`` by teacher name, kl and published alm by default."""
+
+    def build(
+        methods: dict[str, Method] | None = None, student: dict[str, Any] | None = None
+    ) -> Distillation:
+        chosen = methods or {"same": Kl(), "other": Alm(temperature=5.0)}
+        models = {
+            "same": language_model("llama", "bytelevel", seed=1),
+            "other": language_model("gemma2", "sentencepiece", seed=2),
+        }
+        teachers = {name: models[name] for name in chosen}
+        rows = [Teacher(m, [chosen[n]]).signals(mixed_documents) for n, m in teachers.items()]
+        signals = [sum(parts, ()) for parts in zip(*rows, strict=True)]
+        options = {"architecture": "llama", "seed": 0} | (student or {})
+        return Distillation(
+            lambda: language_model(**options), teachers, chosen, mixed_documents, signals
+        )
+
+    return build

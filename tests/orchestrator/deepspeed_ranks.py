@@ -1,0 +1,95 @@
+"""Trains students under DeepSpeed for ``test_deepspeed.py``, each rank in a process of its own.
+
+DeepSpeed keeps global state, so every job needs new processes; they are forked from this one,
+which has imported everything already.
+
+    python deepspeed_ranks.py FOLDER     reads FOLDER/jobs.pickle, writes one .pt a job, or .error
+"""
+
+import multiprocessing
+import os
+import pickle
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+JOB_SECONDS = 60
+
+
+def main(folder: Path) -> None:
+    from orchestrator.student.deepspeed import prepare_environment
+
+    prepare_environment("cpu", folder / "extensions")
+    import deepspeed  # noqa: F401 - before the forks
+
+    import orchestrator.student.worker  # noqa: F401
+
+    jobs: dict[str, dict[str, Any]] = pickle.loads((folder / "jobs.pickle").read_bytes())
+    fork = multiprocessing.get_context("fork")
+    for name, job in jobs.items():
+        port, num_ranks = free_port(), job["spec"].num_ranks
+        ranks = [
+            fork.Process(target=run_rank, args=(rank, port, job, folder / name))
+            for rank in range(num_ranks)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(JOB_SECONDS)
+            process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def run_rank(rank: int, port: int, job: dict[str, Any], target: Path) -> None:
+    """Train one rank; its result or its error goes into a file, and the process ends at once."""
+    import torch
+
+    try:
+        result = train(rank, port, job)
+        if rank == 0:
+            torch.save(result, target.with_suffix(".pt"))
+    except BaseException:
+        target.with_suffix(f".{rank}.error").write_text(traceback.format_exc())
+        raise
+    finally:
+        sys.stdout.flush()
+        os._exit(0)
+
+
+def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
+    """All steps of a job on this rank's share of each batch, with an evaluation in between."""
+    import torch
+
+    from losses.prediction import Prediction
+    from orchestrator.student.worker import build_trainer, join_group
+
+    torch.set_num_threads(1)
+    defaults: dict[str, Any] = Prediction.__init__.__kwdefaults__ or {}
+    Prediction.__init__.__kwdefaults__ = defaults | job["prediction"]
+    spec = job["spec"]
+    join_group(rank, spec.num_ranks, ("127.0.0.1", port))
+    trainer = build_trainer(spec, "cpu")
+    for teacher, head in job["heads"].items():
+        trainer.engine.module.attach_head(teacher, head.head(torch.device("cpu")))
+    reports, scores = [], []
+    for documents, signals, num_bytes in job["steps"]:
+        mine = slice(rank, None, spec.num_ranks)
+        scores = trainer.evaluate(documents)
+        reports.append(
+            trainer.step(
+                documents[mine], signals[mine], num_bytes, measure_shares=job["measure_shares"]
+            )
+        )
+    return {"reports": reports, "scores": scores, "weights": trainer.engine.state_dict()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
