@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import psutil
+
 from losses.document import Document
 from orchestrator import checkpoint
 from orchestrator.actors import collect
@@ -31,12 +33,17 @@ class Arm:
 
 @dataclass(frozen=True)
 class Training:
-    """What training one arm gave; ``shares`` are means over the steps where it was measured."""
+    """What training one arm gave.
+
+    ``shares`` are means over the steps where they were measured; ``cpu_percent`` is how busy
+    this machine's cores were meanwhile.
+    """
 
     seconds: float
     num_tokens: int
     shares: dict[str, float]
     waited: dict[str, float]
+    cpu_percent: float
 
 
 def train_arm(
@@ -48,6 +55,7 @@ def train_arm(
 ) -> Training:
     """Run all steps; metrics go to the folder, checkpoints too if the run asks for them."""
     start, num_tokens = time.perf_counter(), 0
+    psutil.cpu_percent()  # the next call tells the mean since this one
     shares: list[dict[str, float]] = []
     waited_in_all = dict.fromkeys(arm.teachers, 0.0)
     with MetricsWriter(folder) as metrics:
@@ -65,7 +73,8 @@ def train_arm(
             for name, seconds in waited.items():
                 waited_in_all[name] += seconds
             _save_if_due(arm, config, folder, step)
-    return Training(time.perf_counter() - start, num_tokens, _means(shares), waited_in_all)
+    seconds = time.perf_counter() - start
+    return Training(seconds, num_tokens, _means(shares), waited_in_all, psutil.cpu_percent())
 
 
 def batches(documents: Sequence[Document], config: RunConfig) -> Iterator[StepBatch]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,8 +22,8 @@ def data_path(reference: str) -> Path:
     return resolve(reference) if reference.startswith("asset:") else Path(reference).absolute()
 
 
-def load_documents(references: Sequence[str]) -> list[Document]:
-    """All rows of the files, in order.
+def load_documents(references: Sequence[str], limit: int | None = None) -> list[Document]:
+    """The rows of the files, in order; of each file only the first ``limit``, if set.
 
     A row is ``{"text"}`` (every byte scored) or ``{"prompt", "completion"}`` (only the
     completion scored). Empty rows are refused: they would count as documents and teach nothing.
@@ -30,7 +31,8 @@ def load_documents(references: Sequence[str]) -> list[Document]:
     Raises:
         ConfigError: a file is missing, or a row is not of a known form; names file and line.
     """
-    return [document for reference in references for document in _read(reference)]
+    rows = (islice(_read(reference), limit) for reference in references)
+    return list(chain.from_iterable(rows))
 
 
 def _read(reference: str) -> Iterator[Document]:

@@ -46,7 +46,7 @@ def _sentences(summary: Summary) -> Text:
     times = [f"{name} {seconds:.0f} s" for name, seconds in summary.training_s.items()]
     lines.append(
         f"{summary.num_steps} steps: {', '.join(times)}; {summary.tokens_per_s:.0f} tokens/s while "
-        f"distilling; {summary.seconds:.0f} s in all."
+        f"distilling, cores {summary.cpu_percent:.0f} % busy; {summary.seconds:.0f} s in all."
     )
     if any(summary.left_out.values()):
         lines.append(

@@ -163,6 +163,7 @@ def summarize(
         seconds=seconds,
         training_s={name: arm.training.seconds for name, arm in arms.items()},
         tokens_per_s=training.num_tokens / training.seconds,
+        cpu_percent=training.cpu_percent,
         num_steps=config.train.max_steps,
         held_out_bytes=setup.held_out.num_scored_bytes,
         left_out=setup.train.quarantined,

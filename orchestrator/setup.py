@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from losses.base import Pair
-from losses.document import Document
 from orchestrator.config import RunConfig, TeacherConfig
 from orchestrator.data import Prepared, load_documents, prepare
 from orchestrator.errors import ConfigError
@@ -37,18 +36,13 @@ def set_up(config: RunConfig) -> Setup:
         _check_methods(index, teacher, Pair(student.vocabulary, tokenizer.vocabulary))
     tokenizers = (student, *teachers)
     length = config.data.max_length
-    held_out = _held_out(config)
+    train = load_documents(config.data.train, config.data.train_limit)
+    held_out = load_documents(config.data.held_out, config.data.held_out_limit)
     return Setup(
         tokenizers=tokenizers,
-        train=prepare(load_documents(config.data.train), tokenizers, length),
+        train=prepare(train, tokenizers, length),
         held_out=prepare(held_out, tokenizers, length),
     )
-
-
-def _held_out(config: RunConfig) -> list[Document]:
-    limit = config.data.held_out_limit
-    files = (load_documents([name]) for name in config.data.held_out)
-    return [document for file in files for document in file[:limit]]
 
 
 def _tokenizer(place: str, source: ModelSource, name: str, start: str | None) -> Tokenizer:

@@ -28,8 +28,8 @@ class Summary:
     ``lead`` is that of the distilled student over cross-entropy alone (None without that arm).
     ``gradient_share`` holds each teacher's (and ``ce``'s) mean part of the last layer's gradient
     norm; ``waited_s`` the seconds the student waited for each teacher; ``seconds`` the whole run
-    by the wall clock and ``training_s`` each arm's steps; ``tokens_per_s`` student tokens of the
-    distilled arm.
+    by the wall clock and ``training_s`` each arm's steps; ``tokens_per_s`` student tokens and
+    ``cpu_percent`` the load of this machine's cores while the distilled arm trained.
     """
 
     bits_per_byte: BitsPerByte
@@ -40,6 +40,7 @@ class Summary:
     seconds: float
     training_s: dict[str, float]
     tokens_per_s: float
+    cpu_percent: float
     num_steps: int
     held_out_bytes: int
     left_out: dict[str, int]

@@ -47,8 +47,10 @@ class DataConfig(Section):
     """Documents for choices such as the learning rate; not in the final table."""
     held_out: Annotated[Items[DataFile], MinLen(1)]
     """Documents of the final table, never trained on."""
+    train_limit: int | None = Field(None, ge=1)
+    """Documents taken from each file of ``train``, the first ones; null is all."""
     held_out_limit: int | None = Field(None, ge=1)
-    """Documents taken from each held-out file, the first ones; null is all."""
+    """Documents taken from each file of ``held_out``, the first ones; null is all."""
     max_length: int = Field(512, ge=2)
     """Longest document in student tokens; longer ones are cut."""
 

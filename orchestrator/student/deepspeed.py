@@ -85,17 +85,17 @@ class DeepSpeedEngine:
         return Update(float(norm), learning_rate)
 
     def _own_norm(self) -> float | None:
-        """The gradient's norm where DeepSpeed does not tell it: fp32 without ZeRO."""
-        if self._engine.zero_optimization() or self._engine.bfloat16_enabled():
+        """The gradient's norm where DeepSpeed does not tell it: without ZeRO."""
+        if self._engine.zero_optimization():
             return None
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def all_reduce(self, values: Tensor) -> Tensor:
         """Sum over ranks."""
-        values = values.clone()
-        torch.distributed.all_reduce(values)
-        return values
+        summed = values.clone().to(self.module.student.device)  # NCCL sums on GPUs alone
+        torch.distributed.all_reduce(summed)
+        return summed.to(values.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The student's weights; under ZeRO-3 gathered from all ranks, so all must call."""
@@ -115,6 +115,7 @@ def settings(options: EngineOptions) -> dict[str, Any]:
     """DeepSpeed's configuration: the user's settings and the keys we own."""
     return {
         **options.extra,
+        "zero_optimization": zero_optimization(options),
         "train_micro_batch_size_per_gpu": options.micro_batch,
         "gradient_accumulation_steps": options.accumulation,
         "gradient_clipping": options.max_grad_norm,
@@ -123,6 +124,19 @@ def settings(options: EngineOptions) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
     }
+
+
+def zero_optimization(options: EngineOptions) -> dict[str, Any]:
+    """The user's ZeRO settings; bfloat16 gets stage 1 at least.
+
+    In stage 0 DeepSpeed's bfloat16 optimizer starts with an AdamW step on zero gradients, which
+    decays the weights once and spoils the bias correction: the first update is a quarter too
+    small. Stage 1 has the same float32 master weights and the right updates.
+    """
+    asked: dict[str, Any] = dict(options.extra.get("zero_optimization", {}))
+    if options.dtype == "bfloat16" and not asked.get("stage", 0):
+        asked["stage"] = 1
+    return asked
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,9 +2,10 @@
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from losses.alignment.vocabulary import Vocabulary
 from losses.base import Method, Pair
 from losses.document import Document
 from orchestrator.errors import WorkerLost
-from orchestrator.student.deepspeed import DeepSpeedEngine, prepare_environment
+from orchestrator.student.deepspeed import DeepSpeedEngine, prepare_environment, zero_optimization
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.layers import keep_layers, kept_layers
 from orchestrator.student.module import DistillModule, Term
@@ -144,6 +145,10 @@ def build_trainer(spec: StudentSpec, device: str) -> StudentTrainer:
     """The trainer of one rank; the process group's variables must be set."""
     set_seed(spec.seed)
     student = load_student(spec, device)
+    if zero_optimization(spec.engine).get("stage") == 3:
+        # The head gathers its weight at each call, so all ranks must call it equally often:
+        # once a document, however long, and not again in the backward pass.
+        student = replace(student, elements_in_memory=sys.maxsize)
     terms = [_term(term, student.tokenizer.vocabulary) for term in spec.terms]
     engine = DeepSpeedEngine(DistillModule(student, terms), spec.engine)
     student.model.train()

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from losses.alignment.tokens import Tokens, scored_tokens
 from losses.document import Document
-from losses.prediction import Head, Prediction
+from losses.prediction import ELEMENTS_IN_MEMORY, Head, Prediction
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
 
@@ -20,11 +20,15 @@ SELF_TEST_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model, its tokenizer, and its head."""
+    """A causal language model, its tokenizer, and its head.
+
+    Documents with more log-probabilities than ``elements_in_memory`` are read in row chunks.
+    """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     head: Head
+    elements_in_memory: int = ELEMENTS_IN_MEMORY
 
     @classmethod
     def load(
@@ -69,6 +73,7 @@ class LanguageModel:
             head=self.head,
             vocabulary=self.tokenizer.vocabulary,
             scored=scored.to(hidden.device),
+            elements_in_memory=self.elements_in_memory,
         )
 
     @torch.no_grad()

@@ -155,9 +155,11 @@ def test_non_empty_folder_is_refused_before_anything_starts(smoke):
 
 
 def test_two_ranks_under_zero_give_the_same_losses(smoke, tmp_path):
-    """Another number of ranks, micro-batches and a ZeRO stage: the same mathematics."""
+    """Ranks, micro-batches, ZeRO and gradient checkpointing do not change the mathematics."""
     overrides = [
         "student.num_ranks=2",
+        "student.gradient_checkpointing=true",
+        "train.save_steps=3",
         "train.micro_batch=2",
         "train.max_steps=6",
         "train.gradient_share_steps=6",
@@ -167,6 +169,9 @@ def test_two_ranks_under_zero_give_the_same_losses(smoke, tmp_path):
     ]
     summary: Summary = train(load_run("smoke.yaml", overrides))
     assert losses_of(tmp_path / "two") == pytest.approx(losses_of(smoke[1])[:6], rel=1e-4)
+    state = json.loads((tmp_path / "two" / "checkpoint-3" / "trainer_state.json").read_text())
+    assert state == {"step": 3}
+    assert (tmp_path / "two" / "checkpoint-3" / "model.safetensors").is_file()
     for name, share in summary.gradient_share.items():
         first = json.loads((smoke[1] / "metrics.jsonl").read_text().splitlines()[0])
         key = "ce_gradient_share" if name == "ce" else f"teacher/{name}/gradient_share"

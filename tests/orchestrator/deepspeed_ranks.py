@@ -12,6 +12,7 @@ import pickle
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,18 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
     """All steps of a job on this rank's share of each batch, with an evaluation in between."""
     import torch
 
-    from losses.prediction import Prediction
+    from losses.prediction import ELEMENTS_IN_MEMORY
     from orchestrator.student.worker import build_trainer, join_group
 
     torch.set_num_threads(1)
-    defaults: dict[str, Any] = Prediction.__init__.__kwdefaults__ or {}
-    Prediction.__init__.__kwdefaults__ = defaults | job["prediction"]
     spec = job["spec"]
     join_group(rank, spec.num_ranks, ("127.0.0.1", port))
     trainer = build_trainer(spec, "cpu")
     for teacher, head in job["heads"].items():
         trainer.engine.module.attach_head(teacher, head.head(torch.device("cpu")))
+    module = trainer.engine.module
+    if module.student.elements_in_memory == ELEMENTS_IN_MEMORY:  # not so under ZeRO-3
+        module.student = replace(module.student, elements_in_memory=job["elements_in_memory"])
     reports, scores = [], []
     for documents, signals, num_bytes in job["steps"]:
         mine = slice(rank, None, spec.num_ranks)

@@ -67,6 +67,21 @@ class TestKeepLayers:
         assert layer_list(model) is before
 
 
+def test_each_layer_keeps_its_kind_of_attention(tiny_model, tmp_path):
+    kinds = [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "full", "sliding")]
+    options = {**DEPTH, "layer_types": kinds, "sliding_window": 3}
+    whole, cut = (tiny_model("gemma3", 64, **options) for _ in range(2))
+    layers = layer_list(whole)
+    for dropped in (0, 3):
+        layers[dropped] = Skip(layers[dropped])
+    keep_layers(cut, [1, 2, 4])
+    assert cut.config.layer_types == [kinds[1], kinds[2], kinds[4]]
+    torch.testing.assert_close(logits(cut), logits(whole), atol=1e-6, rtol=0)
+    cut.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.testing.assert_close(logits(loaded), logits(cut), atol=1e-6, rtol=0)
+
+
 def test_kept_layers():
     assert kept_layers(4, None, None) == [0, 1, 2, 3]
     assert kept_layers(4, [3, 0, 0], None) == [0, 3]

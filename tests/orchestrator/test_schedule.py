@@ -1,6 +1,7 @@
 """The learning rate's course."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -25,8 +26,8 @@ def test_by_hand():
 def test_rises_to_the_peak_then_never_rises(kind, warmup, steps):
     course = [lr_factor(kind, warmup, steps)(step) for step in range(steps)]
     assert all(0 < value <= 1 for value in course)  # no step stands still
-    assert all(a < b for a, b in zip(course[:warmup], course[1:warmup], strict=False))
-    assert all(a >= b for a, b in zip(course[warmup:], course[warmup + 1 :], strict=False))
+    assert all(a < b for a, b in pairwise(course[:warmup]))
+    assert all(a >= b for a, b in pairwise(course[warmup:]))
     if 0 < warmup <= steps:
         assert course[warmup - 1] == 1
 

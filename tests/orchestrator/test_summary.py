@@ -24,6 +24,7 @@ FULL = Summary(
     seconds=100.0,
     training_s={"distilled": 40.0, "ce_only": 20.0},
     tokens_per_s=123.0,
+    cpu_percent=91.0,
     num_steps=60,
     held_out_bytes=12345,
     left_out={"student": 0, "gemma": 2},

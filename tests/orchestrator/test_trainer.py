@@ -99,13 +99,13 @@ def coins(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def lab(distillation):
-    """kl and the published alm."""
+    """Kl and the published alm."""
     return distillation()
 
 
 @pytest.fixture(scope="module")
 def plain(distillation):
-    """alm without joining and borders, as it is written by hand here."""
+    """Alm without joining and borders, as it is written by hand here."""
     alm = Alm(temperature=TEMPERATURE, debias=False, merge_threshold=None)
     return distillation({"same": Kl(), "other": alm})
 

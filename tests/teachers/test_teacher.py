@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,13 +93,17 @@ class TestSignals:
         assert len(counter.sizes) > 1
         assert all(size <= max(60, max(lengths)) for size in counter.sizes)
 
-    def test_long_documents_are_read_in_chunks(self, language_model, documents, monkeypatch):
-        teacher = Teacher(language_model(), [Alm()])
-        expected = teacher.signals(documents)
-        small = {**(Prediction.__init__.__kwdefaults__ or {}), "elements_in_memory": 3 * 512}
-        monkeypatch.setattr(Prediction.__init__, "__kwdefaults__", small)
-        for ours, theirs in zip(teacher.signals(documents), expected, strict=True):
+    def test_long_documents_are_read_in_chunks(self, language_model, documents):
+        model = language_model()
+        calls: list[int] = []
+        model.head.linear.register_forward_hook(lambda *args: calls.append(len(args[2])))
+        expected = Teacher(model, [Alm()]).signals(documents)
+        whole, calls[:] = len(calls), []
+        small = replace(model, elements_in_memory=3 * 512)
+        for ours, theirs in zip(Teacher(small, [Alm()]).signals(documents), expected, strict=True):
             close(ours[0], theirs[0])
+        assert len(calls) > whole == len(documents)
+        assert max(calls) == 3
 
     def test_nothing_scored_and_empty(self, language_model):
         silent = Document("silent", (Segment("prompt", b"nothing counts", False),))
