@@ -30,7 +30,7 @@ def score(
 
     The model is used as it is: put it into evaluation mode first.
     """
-    lengths = [len(tokens) for tokens in model.tokenizer.encode(documents)]
+    lengths = [len(tokens) for tokens in model.encode(documents)]
     scores: dict[int, DocumentScore] = {}
     for batch in token_budget_batches(lengths, token_budget):
         predictions = model.predictions([documents[i] for i in batch])

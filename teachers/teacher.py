@@ -67,7 +67,7 @@ class Teacher:
         Raises:
             ValueError: the model's output for a document is not finite.
         """
-        lengths = [len(tokens) for tokens in self.model.tokenizer.encode(documents)]
+        lengths = [len(tokens) for tokens in self.model.encode(documents)]
         found: dict[int, DocumentSignals] = {}
         for batch in token_budget_batches(lengths, self.token_budget):
             predictions = self.model.predictions([documents[i] for i in batch])

@@ -134,6 +134,7 @@ class Alm(Method):
         self, tokens: Tokens, scored: Bool[np.ndarray, "token"], teacher: TokenLikelihoods
     ) -> Alignment:
         """The chunks that count, joined where the teacher sees no border."""
+        _refuse_other_document(tokens, teacher)
         finest = align(tokens.byte_ends, teacher.byte_ends)
         live = live_chunks(finest, scored, np.isfinite(teacher.logprob))
         closes = np.ones(finest.num_chunks, dtype=bool)
@@ -184,3 +185,12 @@ class Alm(Method):
             return vocabulary.border_ids
         ends = [index for index, role in vocabulary.roles.items() if role == "end"]
         return np.asarray(ends, dtype=np.int64)
+
+
+def _refuse_other_document(tokens: Tokens, teacher: TokenLikelihoods) -> None:
+    ours, theirs = (int(ends.max(initial=0)) for ends in (tokens.byte_ends, teacher.byte_ends))
+    if ours != theirs:
+        raise ValueError(
+            f"method alm: the teacher's tokens end at byte {theirs}, the student's at byte {ours}; "
+            "expected the same document on both sides"
+        )

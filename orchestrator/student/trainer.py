@@ -104,7 +104,7 @@ class StudentTrainer:
         self, documents: Sequence[Document], signals: Sequence[DocumentSignals]
     ) -> list[Example]:
         """Longest first, so that micro-batches hold sequences of like length."""
-        tokens = self.engine.module.student.tokenizer.encode(documents)
+        tokens = self.engine.module.student.encode(documents)
         rows = zip(documents, tokens, signals, strict=True)
         examples = [Example(document, view, row) for document, view, row in rows]
         return sorted(examples, key=lambda example: -len(example.tokens))

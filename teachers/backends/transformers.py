@@ -53,9 +53,25 @@ class LanguageModel:
         """Where inputs go."""
         return self.model.device
 
+    def encode(self, documents: Sequence[Document]) -> list[Tokens]:
+        """Each document's tokens.
+
+        Raises:
+            ValueError: a document is longer than the model can read.
+        """
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        tokens = self.tokenizer.encode(documents)
+        for document, view in zip(documents, tokens, strict=True):
+            if limit is not None and len(view) > limit:
+                raise ValueError(
+                    f"document {document.name} is {len(view)} tokens long for "
+                    f"{self.tokenizer.name}, which reads at most {limit}; lower data.max_length"
+                )
+        return tokens
+
     def predictions(self, documents: Sequence[Document]) -> list[Prediction]:
         """The model's predictions on a batch of documents (one padded forward pass)."""
-        tokens = self.tokenizer.encode(documents)
+        tokens = self.encode(documents)
         states = hidden_states(self.model.base_model, tokens, self.device)
         return [
             self.prediction(document, view, hidden)

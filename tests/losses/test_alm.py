@@ -1,6 +1,7 @@
 """The alm method against a brute force in plain loops, its laws and its options."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -305,3 +306,11 @@ def test_vocabulary_without_borders_is_refused():
     with pytest.raises(ValueError, match='the student\'s vocabulary has no token for border "end"'):
         Alm(border="end").check(Pair(Vocabulary((b" a",)), STUDENT))
     Alm(debias=False, merge_threshold=None).check(Pair(bare, bare))
+
+
+def test_signal_of_another_document_is_refused(setup):
+    student, teacher = setup()
+    signal = Alm().signal(teacher, DOCUMENT)
+    longer = replace(signal, byte_ends=np.where(signal.byte_ends < 0, -1, signal.byte_ends + 1))
+    with pytest.raises(ValueError, match="end at byte 10, the student's at byte 9"):
+        Alm().loss(student, longer, PAIR, EMPTY)

@@ -135,3 +135,10 @@ def test_load(language_model, tmp_path, dtype, documents):
     assert ours.dtype == torch.float32
     tolerance = 1e-5 if dtype == "float32" else 0.5
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
+
+
+def test_document_longer_than_the_model_reads_is_refused(language_model):
+    model = language_model("gpt2", max_position_embeddings=16)
+    model.predictions([text_document("short", "four")])
+    with pytest.raises(ValueError, match=r"document long is \d+ tokens .* at most 16"):
+        model.predictions([text_document("long", "the quick brown fox " * 20)])
