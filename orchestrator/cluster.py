@@ -15,10 +15,10 @@ from orchestrator.config import Resources, RunConfig
 from orchestrator.errors import ResourcesError
 
 WORKER_VARIABLES = {
-    # glibc would give every large tensor back to the system and fetch its pages anew, one by
-    # one: a tenth of a training step on a CPU.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    # glibc would give each tensor of some megabytes back to the system and fetch its pages anew,
+    # one by one: a tenth of a training step on a CPU. (32 MiB is the largest threshold it takes.)
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
