@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from orchestrator.cluster import WORKER_VARIABLES, Machine, fair_gpus
 from orchestrator.config import Resources, RunConfig
-from orchestrator.errors import WorkerLost
+from orchestrator.errors import ResourcesError, WorkerLost
 from orchestrator.student.worker import StudentSpec, StudentWorker
 from teachers.actor import TeacherActor, TeacherSpec
 
@@ -56,6 +56,7 @@ def collect(references: Mapping[str, Any], timeout_s: float, doing: str) -> dict
 
     Raises:
         WorkerLost: someone died, or did not answer in time.
+        ResourcesError: the machine ran out of memory.
         Exception: an actor's own error, as it was raised there.
     """
     names = {reference: name for name, reference in references.items()}
@@ -83,6 +84,11 @@ def _answer(reference: Any, name: str, doing: str) -> Any:
         return ray.get(reference)
     except RayTaskError as error:
         raise root_cause(error) from error
+    except OutOfMemoryError as error:
+        raise ResourcesError(
+            f"the machine ran out of memory while {name} was {doing}; lower train.micro_batch, "
+            "data.max_length or a teacher's token_budget, or close other programs"
+        ) from error
     except RayActorError as error:
         raise WorkerLost(f"{name} died while {doing}: {error}") from error
 

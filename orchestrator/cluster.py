@@ -19,6 +19,8 @@ WORKER_VARIABLES = {
     # one by one: a tenth of a training step on a CPU. (32 MiB is the largest threshold it takes.)
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    # Threads that spin while they wait slow every other process of a shared CPU down.
+    "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
