@@ -97,7 +97,7 @@ def train(
         from orchestrator.report import final_table
         from orchestrator.run import train as run_training
 
-        Console().print(final_table(run_training(config, overwrite=overwrite)))
+        Console().print(final_table(run_training(config, overwrite=overwrite)), soft_wrap=True)
 
 
 @app.command()
