@@ -69,7 +69,8 @@ def run(
 ) -> tuple[list[DocumentScore], dict[str, float]]:
     """Train one student; its scores and the mean gradient shares."""
     vocabularies = {tokenizer.name: tokenizer.vocabulary for tokenizer in setup.tokenizers}
-    spec = student_spec(config, Machine(torch.get_num_threads(), 0.0), vocabularies)
+    machine = Machine(torch.get_num_threads(), 0.0)
+    spec = student_spec(config, machine, vocabularies, setup.projections)
     trainer = build_trainer(spec, "cpu")
     names = [teacher.name for teacher in config.teachers]
     for name in set(names) & set(signals.heads):

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
+from losses.alignment.projection import Projection
 from losses.alignment.tokens import Tokens
 from losses.alignment.vocabulary import Vocabulary
 from losses.document import Document
@@ -40,11 +41,12 @@ def refuse_unused(divergence: str, **options: object) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """A student's and a teacher's vocabulary, and the teacher's head where a method needs it."""
+    """A student's and a teacher's vocabulary, with the head and W where a method needs them."""
 
     student: Vocabulary
     teacher: Vocabulary
     teacher_head: Head | None = None
+    projection: Projection | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,17 @@ class Method(ABC):
 
     unit: ClassVar[str]
     """What ``LossTerm.units`` counts: ``tokens`` or ``chunks``."""
+    bytes_per_token: ClassVar[str]
+    """Bytes that a signal takes for each teacher token, in words where it depends on the model."""
     needs_teacher_head: ClassVar[bool] = False
     """True if ``loss`` reads the teacher's full distributions from its hidden states."""
+    needs_projection: ClassVar[bool] = False
+    """True if ``loss`` reads ``Pair.projection``."""
+
+    @property
+    def zero_at_identity(self) -> bool:
+        """True if ``loss`` is zero for a teacher equal to the student; checked before step 0."""
+        return False
 
     def check(self, pair: Pair) -> None:  # noqa: B027 - most methods accept every pair
         """Raise ValueError if the method cannot work for these two vocabularies."""

@@ -5,16 +5,27 @@ alignment, normalisation and evaluation are all laid out along these bytes.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool
 
+CHAT_ROLES = ("system", "user", "assistant")
+"""Who speaks in a chat; only the assistant is scored."""
+
+END_OF_TURN = b"\xff"
+"""The end of an assistant's turn as one byte, which never occurs in UTF-8."""
+
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of content with one role (``text``, ``prompt``, ``completion``)."""
+    """A stretch of content with one role.
+
+    Roles are ``text``, ``prompt`` and ``completion``; in chats ``system``, ``user``,
+    ``assistant`` and, with the byte ``END_OF_TURN`` as its content, ``end_of_turn``.
+    """
 
     role: str
     content: bytes
@@ -36,7 +47,7 @@ class Document:
 
     @cached_property
     def content(self) -> bytes:
-        """All segments' bytes joined."""
+        """All segments' bytes joined; a chat's hold ``END_OF_TURN`` and are no UTF-8."""
         return b"".join(segment.content for segment in self.segments)
 
     @cached_property
@@ -47,8 +58,13 @@ class Document:
 
     @property
     def num_scored_bytes(self) -> int:
-        """Number of bytes that losses and evaluation count."""
-        return int(self.scored.sum())
+        """Number of bytes that losses and evaluation count; an end of turn is one."""
+        return sum(len(segment.content) for segment in self.segments if segment.scored)
+
+    @property
+    def is_chat(self) -> bool:
+        """True if each tokenizer reads the document through its chat template."""
+        return any(segment.role in CHAT_ROLES for segment in self.segments)
 
     @cached_property
     def digest(self) -> str:
@@ -67,3 +83,18 @@ def text_document(name: str, text: str) -> Document:
     3
     """
     return Document(name, (Segment("text", text.encode(), scored=True),))
+
+
+def chat_document(name: str, messages: Sequence[tuple[str, str]]) -> Document:
+    r"""A chat of (role, content); what the assistant says and the ends of its turns are scored.
+
+    >>> document = chat_document("d", [("user", "Hi"), ("assistant", "Hé")])
+    >>> document.content, document.num_scored_bytes
+    (b'HiH\xc3\xa9\xff', 4)
+    """
+    segments = []
+    for role, content in messages:
+        segments.append(Segment(role, content.encode(), scored=role == "assistant"))
+        if role == "assistant":
+            segments.append(Segment("end_of_turn", END_OF_TURN, scored=True))
+    return Document(name, tuple(segments))

@@ -1,13 +1,29 @@
 """How likely a model finds the document's own tokens, and a border after each of them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from losses.divergence import row_blocks
 from losses.prediction import Prediction, gather
 from losses.signals import TokenLikelihoods, pack
+
+
+@dataclass(frozen=True)
+class IdentifiedLikelihoods(TokenLikelihoods):
+    """The same with the teacher's token ids: 16 bytes a token."""
+
+    ids: Int32[np.ndarray, "token"]
+
+
+def identified(signal: TokenLikelihoods, ids: Int64[np.ndarray, "token"]) -> IdentifiedLikelihoods:
+    """The signal with the ids of its tokens."""
+    return IdentifiedLikelihoods(
+        signal.byte_ends, signal.logprob, signal.border_logprob, ids.astype(np.int32)
+    )
 
 
 def token_likelihoods(

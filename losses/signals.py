@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, Shaped
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 from torch import Tensor
 
 
@@ -53,6 +53,40 @@ class HiddenStates(Signal):
     byte_ends: Int32[np.ndarray, "token"]
     positions: Int32[np.ndarray, "row"]
     hidden: Shaped[np.ndarray, "row hidden"]
+
+
+@dataclass(frozen=True)
+class TopProbabilities(Signal):
+    """The largest probabilities of each predicting row: 2k + 12 bytes a token in 16 bits.
+
+    There is one row for each token whose ``logprob`` is not NaN, in the order of the tokens.
+    ``logprob`` (nats) is that of the row's realised token; ``others`` are the k largest without
+    it, in no order; ``tail`` is the log of all the mass left. Together they make one.
+    """
+
+    byte_ends: Int32[np.ndarray, "token"]
+    logprob: Float32[np.ndarray, "token"]
+    others: Shaped[np.ndarray, "row k"]
+    tail: Float32[np.ndarray, "row"]
+
+    @property
+    def known(self) -> Bool[np.ndarray, "token"]:
+        """True for a token that has a row."""
+        known: Bool[np.ndarray, "token"] = ~np.isnan(self.logprob)
+        return known
+
+    def row_of(self, positions: Int64[np.ndarray, "chunk"]) -> Int64[np.ndarray, "chunk"]:
+        """The rows of the tokens at these positions."""
+        rows: Int64[np.ndarray, "chunk"] = (np.cumsum(self.known) - 1)[positions]
+        return rows
+
+
+@dataclass(frozen=True)
+class TopTokens(TopProbabilities):
+    """The same with token ids: 6k + 16 bytes a token in 16 bits, 400 at k = 64."""
+
+    realised: Int32[np.ndarray, "row"]
+    ids: Int32[np.ndarray, "row k"]
 
 
 Kind = TypeVar("Kind", bound=Signal)

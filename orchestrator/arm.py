@@ -9,14 +9,18 @@ from typing import Any, TypeAlias
 import psutil
 
 from losses.document import Document
-from orchestrator import checkpoint
 from orchestrator.actors import collect
+from orchestrator.checkpoint import Inputs, Position, Retention, Tally, require_space
+from orchestrator.checkpoint import save_checkpoint as write_checkpoint
+from orchestrator.checkpoint import save_model as write_model
 from orchestrator.config import RunConfig
 from orchestrator.data import documents_of_step
+from orchestrator.errors import TrainingDiverged
+from orchestrator.interruption import StopRequest
 from orchestrator.metrics import MetricsWriter, gradient_shares, step_metrics
 from orchestrator.stream import Request, StepBatch, stream
 from orchestrator.student.trainer import StepReport
-from teachers.evaluation import DocumentScore
+from teachers.evaluation import DocumentScore, bits_per_byte
 
 Progress: TypeAlias = Callable[[int, dict[str, float]], None]
 """Called after each step with the step's number and its metrics."""
@@ -32,55 +36,74 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Training:
-    """What training one arm gave.
+class Course:
+    """What an arm trains on, where it writes, and who may stop it.
 
-    ``shares`` are means over the steps where they were measured; ``cpu_percent`` is how busy
-    this machine's cores were meanwhile.
+    ``validation`` is scored at each checkpoint; empty if no best one is to be kept.
     """
 
-    seconds: float
-    num_tokens: int
-    shares: dict[str, float]
-    waited: dict[str, float]
-    cpu_percent: float
+    config: RunConfig
+    folder: Path
+    inputs: Inputs
+    train: Sequence[Document]
+    validation: Sequence[Document]
+    stop: StopRequest
+
+    def start(self) -> Position:
+        """The position before the first step."""
+        return Position(0, self.config.train.seed, self.inputs, Tally())
 
 
-def train_arm(
-    arm: Arm,
-    documents: Sequence[Document],
-    config: RunConfig,
-    folder: Path,
-    progress: Progress,
-) -> Training:
-    """Run all steps; metrics go to the folder, checkpoints too if the run asks for them."""
-    start, num_tokens = time.perf_counter(), 0
+def train_arm(arm: Arm, course: Course, start: Position, progress: Progress) -> Tally:
+    """Run the steps that are left; metrics go to the folder, checkpoints if they are asked for.
+
+    Raises:
+        Interrupted: a signal asked for it; the step in progress is done and saved.
+        ResourcesError: the disk has no room for a checkpoint.
+        WorkerLost: a rank died or did not answer in time.
+    """
+    config, tally = course.config.train, start.tally
+    course.stop.check(f"nothing was trained since {_place(start.step)}")
+    _require_space(arm, course, model_only=not config.save_steps)
     psutil.cpu_percent()  # the next call tells the mean since this one
-    shares: list[dict[str, float]] = []
-    waited_in_all = dict.fromkeys(arm.teachers, 0.0)
-    with MetricsWriter(folder) as metrics:
-        requests = stream(batches(documents, config), arm.teachers, config.train.prefetch)
-        for request in requests:
-            step, began = request.batch.step, time.perf_counter()
-            measured = _every(config.train.gradient_share_steps, step)
-            report, waited = run_step(arm, request, measured, config.train.timeout_s)
-            values = step_metrics(report, arm.names, waited, time.perf_counter() - began)
-            if _every(config.train.logging_steps, step):
+    batches = batches_from(start.step, course.train, course.config)
+    with MetricsWriter(course.folder, start.step) as metrics:
+        for request in stream(batches, arm.teachers, config.prefetch):
+            began = time.perf_counter()
+            values = _train_step(arm, request, config.gradient_share_steps, config.timeout_s, tally)
+            _count_time(tally, time.perf_counter() - began)
+            step = request.batch.step
+            if _every(config.logging_steps, step):
                 metrics.write(step, values)
             progress(step, values)
-            num_tokens += report.num_tokens
-            shares += [gradient_shares(report, arm.names)] if measured else []
-            for name, seconds in waited.items():
-                waited_in_all[name] += seconds
-            _save_if_due(arm, config, folder, step)
-    seconds = time.perf_counter() - start
-    return Training(seconds, num_tokens, _means(shares), waited_in_all, psutil.cpu_percent())
+            if _due(course, step + 1):
+                metrics.sync()
+                save_checkpoint(arm, course, step + 1, tally)
+                course.stop.check(f"{_place(step + 1)} is saved; continue with --resume")
+    return tally
 
 
-def batches(documents: Sequence[Document], config: RunConfig) -> Iterator[StepBatch]:
-    """Every step's documents, dealt to the ranks."""
+def _train_step(
+    arm: Arm, request: Request, share_steps: int, timeout_s: float, tally: Tally
+) -> dict[str, float]:
+    """One step, counted in the tally, as metrics."""
+    measured, began = _every(share_steps, request.batch.step), time.perf_counter()
+    report, waited = run_step(arm, request, measured, timeout_s)
+    tally.add(report.num_tokens, gradient_shares(report, arm.names), waited)
+    return step_metrics(report, arm.names, waited, time.perf_counter() - began)
+
+
+def _count_time(tally: Tally, seconds: float) -> None:
+    tally.seconds += seconds
+    tally.cpu_seconds += seconds * psutil.cpu_percent()
+
+
+def batches_from(
+    first: int, documents: Sequence[Document], config: RunConfig
+) -> Iterator[StepBatch]:
+    """The documents of each step that is left, dealt to the ranks."""
     train = config.train
-    for step in range(train.max_steps):
+    for step in range(first, train.max_steps):
         chosen = documents_of_step(documents, step, train.global_batch, train.seed)
         yield StepBatch.of(step, chosen, config.student.num_ranks)
 
@@ -91,6 +114,7 @@ def run_step(
     """One step on all ranks; waiting times are those of the slowest rank.
 
     Raises:
+        TrainingDiverged: the loss or the gradient is not finite; names the step.
         WorkerLost: a rank died or did not answer in time.
     """
     batch = request.batch
@@ -104,7 +128,10 @@ def run_step(
     }
     # A rank itself waits up to timeout_s for each teacher, and names the one that is late.
     limit = (1 + len(arm.teachers)) * timeout_s
-    answers = list(collect(pending, limit, f"training step {batch.step}").values())
+    try:
+        answers = list(collect(pending, limit, f"training step {batch.step}").values())
+    except TrainingDiverged as error:
+        raise TrainingDiverged(f"step {batch.step}: {error}") from error
     waits = [waited for _, waited in answers]
     return answers[0][0], {name: max(w[name] for w in waits) for name in arm.teachers}
 
@@ -118,23 +145,62 @@ def evaluate_arm(
     """
     everyone = arm.teachers | arm.students
     pending = {name: actor.evaluate.remote(documents) for name, actor in everyone.items()}
-    scores = collect(pending, timeout_s, "scoring held-out documents")
+    scores = collect(pending, timeout_s, "scoring documents")
     student = scores[next(iter(arm.students))]
     return {name: scores[name] for name in arm.teachers} | {"student": student}
 
 
-def _save_if_due(arm: Arm, config: RunConfig, folder: Path, step: int) -> None:
-    done = step + 1
-    if config.train.save_steps and done % config.train.save_steps == 0:
-        state = {"step": done}
-        target = folder / f"checkpoint-{done}"
-        checkpoint.save(arm.students, target, state, config.train.timeout_s)
+def save_checkpoint(arm: Arm, course: Course, step: int, tally: Tally) -> None:
+    """Add the checkpoint after ``step`` updates and delete those that need not stay."""
+    _require_space(arm, course)
+    train, bits = course.config.train, None
+    if course.validation:
+        students = Arm(arm.students, {}, arm.names)
+        scores = evaluate_arm(students, course.validation, train.timeout_s)
+        bits = bits_per_byte(scores["student"])
+    position = Position(step, train.seed, course.inputs, tally, bits)
+
+    def write_state(folder: Path) -> None:
+        saving = {name: s.save_state.remote(folder, step) for name, s in arm.students.items()}
+        collect(saving, train.timeout_s, f"saving the state of step {step}")
+
+    write_checkpoint(course.folder, position, _model_writer(arm, train.timeout_s), write_state)
+    Retention(train.save_total_limit, train.keep_best).apply(course.folder)
+
+
+def save_final(arm: Arm, course: Course) -> None:
+    """Write the trained model into ``final``."""
+    train = course.config.train
+    write_model(course.folder / "final", train.max_steps, _model_writer(arm, train.timeout_s))
+
+
+def _model_writer(arm: Arm, timeout_s: float) -> Callable[[Path], None]:
+    """All ranks take part (under ZeRO-3 each holds a piece); rank 0 writes."""
+
+    def write(folder: Path) -> None:
+        saving = {name: student.save.remote(folder) for name, student in arm.students.items()}
+        collect(saving, timeout_s, "saving the model")
+
+    return write
+
+
+def _require_space(arm: Arm, course: Course, *, model_only: bool = False) -> None:
+    first = next(iter(arm.students))
+    asked = {first: arm.students[first].sizes.remote()}
+    model, state = collect(asked, course.config.train.timeout_s, "measuring its size")[first]
+    require_space(course.folder, model if model_only else model + state)
+
+
+def _due(course: Course, done: int) -> bool:
+    train = course.config.train
+    at_end = done == train.max_steps
+    due = bool(train.save_steps) and (at_end or done % train.save_steps == 0)
+    return due or course.stop.signum is not None
+
+
+def _place(step: int) -> str:
+    return f"checkpoint-{step}" if step else "the start"
 
 
 def _every(steps: int, step: int) -> bool:
     return bool(steps) and step % steps == 0
-
-
-def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    names = rows[0] if rows else {}
-    return {name: sum(row[name] for row in rows) / len(rows) for name in names}

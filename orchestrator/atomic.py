@@ -52,6 +52,33 @@ def atomic_write_text(path: Path, text: str) -> None:
     _sync(path.parent)
 
 
+def discard(folder: Path) -> None:
+    """Delete a folder that has a name of its own: first the name goes, then the content."""
+    partial = _beside(folder, "partial")
+    folder.rename(partial)
+    _sync(folder.parent)
+    shutil.rmtree(partial)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Tidy up after killed processes, directly inside a folder.
+
+    What is half-written goes. What a replacement had moved away comes back, unless the new
+    content got into its place.
+    """
+    for path in folder.glob(".*.partial"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in folder.glob(".*.replaced"):
+        target = folder / path.name[1:].rsplit(".", 2)[0]
+        if target.exists():
+            shutil.rmtree(path)
+        else:
+            path.rename(target)
+
+
 def _put_in_place(partial: Path, target: Path) -> None:
     """Rename ``partial`` to ``target``; an existing target survives unless that succeeds."""
     if not target.exists():

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
@@ -86,31 +87,87 @@ def train(
     run_file: RunFile,
     overrides: Overrides = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what output_dir holds.")
+        bool, typer.Option("--overwrite", help="Move what output_dir holds aside; start anew.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in output_dir where it was saved.")
     ] = False,
 ) -> None:
-    """Distil the teachers into the student, and compare on held-out text."""
+    """Distil the teachers into the student, and compare on held-out text.
+
+    SIGTERM or Ctrl-C finishes the step, saves, and exits with 128 plus the signal's number.
+    """
+    if overwrite and resume:
+        raise typer.BadParameter("--overwrite and --resume exclude each other")
     with _explained():
         from orchestrator.config import load_run
 
         config = load_run(run_file, overrides or [])
+        from orchestrator.interruption import Interrupted
         from orchestrator.report import final_table
         from orchestrator.run import train as run_training
 
-        Console().print(final_table(run_training(config, overwrite=overwrite)), soft_wrap=True)
+        try:
+            summary = run_training(config, overwrite=overwrite, resume=resume)
+        except Interrupted as stop:
+            typer.echo(str(stop), err=True)
+            raise typer.Exit(stop.exit_code) from stop
+        Console().print(final_table(summary), soft_wrap=True)
 
 
 @app.command()
-def validate(run_file: RunFile, overrides: Overrides = None) -> None:
-    """Check all but the weights: run file, paths, data, tokenizers, methods on their pairs."""
+def validate(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where it would only warn.")
+    ] = False,
+) -> None:
+    """Check all but the weights: run file, paths, data, tokenizers, methods on their pairs.
+
+    Warns of assets that are not fetched yet, and checks the rest.
+    """
     with _explained():
         from orchestrator.config import load_run
 
         config = load_run(run_file, overrides or [])
         from orchestrator.validation import validate as check
 
-        for line in check(config):
-            typer.echo(line)
+        for line in check(config, strict=strict):
+            typer.echo(line, err=line.startswith("warning:"))
+
+
+@app.command()
+def prepare(run_file: RunFile, overrides: Overrides = None) -> None:
+    """Build the projection W for every teacher; print what it covers and which loss to take."""
+    with _explained():
+        from orchestrator.config import load_run
+
+        config = load_run(run_file, overrides or [])
+        from orchestrator.coverage_report import coverage_report
+        from orchestrator.prepare import prepare as prepare_pairs
+
+        for pair in prepare_pairs(config):
+            Console().print(coverage_report(pair), soft_wrap=True)
+
+
+@app.command()
+def init(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A recipe; without it they are listed.")
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="New file, or folder for it.")
+    ] = None,
+) -> None:
+    """Copy a run file that comes with tutelage, to change it. Never overwrites."""
+    with _explained():
+        from orchestrator.recipes import copy_recipe, recipes
+
+        if name is not None:
+            typer.echo(copy_recipe(name, path))
+            return
+        _print_fields({recipe.name: recipe.purpose for recipe in recipes()}, as_json=False)
 
 
 @app.command()
@@ -139,6 +196,52 @@ def evaluate(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="OUTPUT_DIR/final or /checkpoint-N.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Number format of weights; theirs by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write model, tokenizer and generation settings to a folder for ``from_pretrained``."""
+    with _explained():
+        from orchestrator.export import export as write
+
+        _print_fields(asdict(write(checkpoint, target, dtype)), as_json)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """The distillation methods: options, source, unit, and bytes that a teacher sends."""
+    from orchestrator.config.messages import as_written
+    from orchestrator.config.method_table import method_table
+
+    table = [asdict(entry) for entry in method_table()]
+    if as_json:
+        typer.echo(json.dumps(table, indent=2, ensure_ascii=False))
+        return
+    for entry in table:
+        options = entry.pop("options")
+        _print_fields(entry, as_json=False)
+        for option in options:
+            default = (
+                "required" if option["required"] else f"default {as_written(option['default'])}"
+            )
+            typer.echo(f"  {option['name']}: {option['type']}; {default}")
+            typer.echo(f"      {option['description']}")
+        typer.echo()
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of the run file, for editors."""
+    from orchestrator.config.json_schema import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
 def assets(names: AssetNames = None) -> None:
     """Fetch the models and texts of the shipped run files, and print their licences."""
     with _explained():
@@ -161,7 +264,7 @@ def _print_fields(fields: dict[str, object], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(fields, indent=2))
         return
-    width = max(len(name) for name in fields)
+    width = max(map(len, fields), default=0)
     for name, value in fields.items():
         typer.echo(f"{name:<{width}}  {_as_text(value)}")
 

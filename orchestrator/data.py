@@ -1,20 +1,20 @@
 """Documents from JSONL files, cut to length, and the order in which steps use them."""
 
-import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 
-from losses.document import Document, Segment
+from losses.alignment.tokens import Tokens
+from losses.document import Document
 from orchestrator.assets import resolve
+from orchestrator.cutting import cut_to_length
 from orchestrator.errors import ConfigError
-from teachers.tokenizer import Tokenizer
-
-Row: TypeAlias = dict[str, Any]
+from orchestrator.rows import read_row
+from teachers.tokenizer import Tokenizer, UnfaithfulTokenizer
 
 
 def data_path(reference: str) -> Path:
@@ -25,8 +25,9 @@ def data_path(reference: str) -> Path:
 def load_documents(references: Sequence[str], limit: int | None = None) -> list[Document]:
     """The rows of the files, in order; of each file only the first ``limit``, if set.
 
-    A row is ``{"text"}`` (every byte scored) or ``{"prompt", "completion"}`` (only the
-    completion scored). Empty rows are refused: they would count as documents and teach nothing.
+    A row is ``{"text"}`` (every byte scored), ``{"prompt", "completion"}`` (only the completion
+    scored) or ``{"messages"}`` (only what the assistant says and the ends of its turns). Empty
+    rows are refused: they would count as documents and teach nothing.
 
     Raises:
         ConfigError: a file is missing, or a row is not of a known form; names file and line.
@@ -42,59 +43,32 @@ def _read(reference: str) -> Iterator[Document]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield _document(line, f"{reference}:{number}")
-
-
-def _document(line: bytes, name: str) -> Document:
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name}: not UTF-8 at byte {error.start} of the line") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{name}: not a JSON object ({error.msg})") from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{name}: expected a JSON object, found {type(row).__name__}")
-    segments = tuple(_segments(row, name))
-    if not any(segment.scored and segment.content for segment in segments):
-        raise ConfigError(f"{name}: nothing to learn from: the scored text is empty")
-    return Document(name, segments)
-
-
-def _segments(row: Row, name: str) -> Iterator[Segment]:
-    if "text" in row:
-        yield Segment("text", _utf8(row, "text", name), scored=True)
-    elif "prompt" in row and "completion" in row:
-        yield Segment("prompt", _utf8(row, "prompt", name), scored=False)
-        yield Segment("completion", _utf8(row, "completion", name), scored=True)
-    else:
-        raise ConfigError(
-            f'{name}: expected the key "text", or "prompt" and "completion"; '
-            f"found {', '.join(sorted(row)) or 'nothing'}"
-        )
-
-
-def _utf8(row: Row, key: str, name: str) -> bytes:
-    value = row[key]
-    if not isinstance(value, str):
-        raise ConfigError(f'{name}: "{key}" must be a string, found {type(value).__name__}')
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f'{name}: "{key}" holds half a surrogate pair at {error.start}'
-        ) from error
+                yield read_row(line, f"{reference}:{number}")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Documents that every tokenizer reads exactly, and what happened to the others."""
+    """Documents that every tokenizer reads exactly, and what happened to the others.
+
+    Args:
+        documents: within the length, with something scored.
+        num_cut: how many of them were cut to the length.
+        num_unscored: left out because nothing scored is left of them within the length.
+        reasons: tokenizer name -> why it cannot read documents exactly -> how many were left out.
+        straddling: tokenizer name -> tokens that cover scored bytes but count nowhere, because
+            they cover something else as well.
+    """
 
     documents: tuple[Document, ...]
     num_cut: int
     num_unscored: int
-    """Documents left out because nothing scored is left of them within the length."""
-    quarantined: dict[str, int]
-    """Tokenizer name -> documents left out because it does not give their bytes back."""
+    reasons: dict[str, dict[str, int]]
+    straddling: dict[str, int]
+
+    @property
+    def quarantined(self) -> dict[str, int]:
+        """Tokenizer name -> documents left out because it cannot read them exactly."""
+        return {name: sum(counts.values()) for name, counts in self.reasons.items()}
 
     @property
     def num_scored_bytes(self) -> int:
@@ -107,59 +81,44 @@ def prepare(
 ) -> Prepared:
     """Cut documents to the student's length and leave out those a tokenizer cannot read exactly.
 
-    Cutting is by bytes, so that every model sees the same text.
+    A document is left out by the first tokenizer that cannot read it.
 
     Args:
         documents: as loaded.
         tokenizers: the student's first, then the teachers'.
-        max_length: in student tokens, the start token included.
+        max_length: in student tokens, the start token or the chat template included.
 
     Raises:
         ConfigError: no document is left.
     """
-    kept, quarantined = [], dict.fromkeys((t.name for t in tokenizers), 0)
-    num_cut = num_unscored = 0
-    for document in documents:
-        short = _shortened(document, tokenizers[0], max_length)
-        unfaithful = next((t for t in tokenizers if not t.is_faithful(short)), None)
-        if unfaithful is not None:
-            quarantined[unfaithful.name] += 1
-        elif not short.num_scored_bytes:
-            num_unscored += 1
-        else:
-            num_cut += short is not document
-            kept.append(short)
+    cut = cut_to_length(documents, tokenizers[0], max_length)
+    short, views = [document for document, _ in cut], [view for _, view in cut]
+    left, reasons = list(range(len(short))), {}
+    lost: dict[str, dict[int, int]] = {}
+    for tokenizer in tokenizers:
+        if tokenizer is not tokenizers[0]:
+            views = tokenizer.read([short[index] for index in left])
+        refused = [view.reason for view in views if isinstance(view, UnfaithfulTokenizer)]
+        reasons[tokenizer.name] = dict(Counter(refused))
+        lost[tokenizer.name] = {
+            index: view.num_straddling(short[index].scored)
+            for index, view in zip(left, views, strict=True)
+            if isinstance(view, Tokens)
+        }
+        left = list(lost[tokenizer.name])
+    kept = [index for index in left if short[index].num_scored_bytes]
     if not kept:
         raise ConfigError(
-            f"none of {len(documents)} documents can be used: left out by tokenizer {quarantined}, "
+            f"none of {len(documents)} documents can be used: left out by tokenizer {reasons}, "
             f"the rest has no scored byte within max_length {max_length}"
         )
-    return Prepared(tuple(kept), num_cut, num_unscored, quarantined)
-
-
-def _shortened(document: Document, student: Tokenizer, max_length: int) -> Document:
-    """Cut to length; what the student cannot read exactly stays as it is."""
-    if not student.is_faithful(document):
-        return document
-    return cut_to_length(document, student, max_length)
-
-
-def cut_to_length(document: Document, tokenizer: Tokenizer, max_length: int) -> Document:
-    """The document's longest beginning, at a character border, within ``max_length`` tokens."""
-    while len(tokens := tokenizer.encode([document])[0]) > max_length:
-        num_bytes = int(tokens.byte_ends[max_length - 1])
-        while num_bytes > 0 and document.content[num_bytes] & 0xC0 == 0x80:
-            num_bytes -= 1
-        document = _beginning(document, min(num_bytes, len(document.content) - 1))
-    return document
-
-
-def _beginning(document: Document, num_bytes: int) -> Document:
-    segments, left = [], num_bytes
-    for segment in document.segments:
-        segments.append(replace(segment, content=segment.content[:left]))
-        left -= len(segments[-1].content)
-    return Document(document.name, tuple(segments))
+    return Prepared(
+        documents=tuple(short[index] for index in kept),
+        num_cut=sum(short[index] is not documents[index] for index in kept),
+        num_unscored=len(left) - len(kept),
+        reasons=reasons,
+        straddling={name: sum(counts[index] for index in kept) for name, counts in lost.items()},
+    )
 
 
 def documents_of_step(

@@ -3,15 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
 from losses.document import Document
-from orchestrator.assets import resolve
 from orchestrator.data import load_documents, prepare
-from orchestrator.errors import ConfigError
+from orchestrator.sources import model_path
 from teachers.backends.transformers import LanguageModel
 from teachers.evaluation import DocumentScore, bits_per_byte, score
 from teachers.source import ModelSource
@@ -94,20 +92,3 @@ def evaluate_model(
         num_bytes=sum(row.num_bytes for row in scores),
         num_tokens=sum(row.num_tokens for row in scores),
     )
-
-
-def model_path(reference: str) -> str:
-    """The absolute folder a model reference names, or the hub id itself.
-
-    Raises:
-        ConfigError: it looks like a path, but there is no such folder.
-    """
-    if reference.startswith("asset:"):
-        return str(resolve(reference))
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        return str(path.absolute())
-    looks_local = reference.startswith((".", "/", "~")) or reference.count("/") > 1
-    if looks_local:
-        raise ConfigError(f"model folder {reference} does not exist")
-    return reference

@@ -1,6 +1,7 @@
 """What a run writes down as it goes: JSON lines and TensorBoard, under the same names."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,16 +9,22 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
+from orchestrator.atomic import atomic_write_text
 from orchestrator.student.trainer import StepReport
+
+METRICS = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """``metrics.jsonl`` (one object a line: ``time``, ``step``, then names) and ``tb/``."""
+    """``metrics.jsonl`` (one object a line: ``time``, ``step``, then names) and ``tb/``.
 
-    def __init__(self, folder: Path) -> None:
+    TensorBoard forgets what an earlier process wrote from ``first_step`` on.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tb"))
+        self._lines = (folder / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tb"), purge_step=first_step or None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write one step's values."""
@@ -25,6 +32,10 @@ class MetricsWriter:
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Force what was written to disk: a checkpoint must not know more than the metrics."""
+        os.fsync(self._lines.fileno())
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -37,6 +48,31 @@ class MetricsWriter:
     ) -> None:
         self._lines.close()
         self._board.close()
+
+
+def cut_metrics(folder: Path, step: int) -> None:
+    """Move lines from ``step`` on, and a torn last one, to ``metrics.cut-….jsonl``.
+
+    A resumed run writes these steps again, so each is there once.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if _is_before(line, step)]
+    cut = [line for line in lines if not _is_before(line, step)]
+    if cut:
+        atomic_write_text(folder / f"metrics.cut-{time.time_ns()}.jsonl", "".join(cut))
+        atomic_write_text(path, "".join(kept))
+
+
+def _is_before(line: str, step: int) -> bool:
+    if not line.endswith("\n"):
+        return False
+    try:
+        return int(json.loads(line)["step"]) < step
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def step_metrics(

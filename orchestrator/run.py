@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,72 +10,128 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from orchestrator import actors, checkpoint, cluster
-from orchestrator.arm import Arm, Progress, Training, evaluate_arm, train_arm
+from losses.document import Document
+from orchestrator import actors, cluster
+from orchestrator.arm import Arm, Course, Progress, evaluate_arm, save_final, train_arm
+from orchestrator.checkpoint import STATE, Inputs, describe_documents
 from orchestrator.cluster import Machine
 from orchestrator.config import CompareConfig, RunConfig, TrainConfig
+from orchestrator.data import load_documents, prepare
 from orchestrator.evaluation import by_data_set, lead
-from orchestrator.run_folder import open_run_folder
+from orchestrator.gates.arm import check_arm
+from orchestrator.interruption import StopRequest, stop_on_signals
+from orchestrator.outcome import Outcome, load_before, save_before, save_outcome
+from orchestrator.run_folder import (
+    folder_to_resume,
+    locked,
+    open_run_folder,
+    renew_run_folder,
+)
 from orchestrator.setup import Setup, set_up
 from orchestrator.specs import student_spec, teacher_specs
+from orchestrator.starting_point import StartingPoint, check_resumable, starting_point
 from orchestrator.summary import BitsPerByte, Summary
-from teachers.evaluation import DocumentScore, bits_per_byte
+from teachers.evaluation import bits_per_byte
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One arm's scores on the held-out documents, before and after, and its training."""
+class Run:
+    """What all arms of a run share."""
 
-    before: list[DocumentScore]
-    after: list[DocumentScore]
-    teachers: dict[str, list[DocumentScore]]
-    training: Training
+    setup: Setup
+    inputs: Inputs
+    validation: Sequence[Document]
+    machine: Machine
+    stop: StopRequest
 
 
-def train(config: RunConfig, *, overwrite: bool = False) -> Summary:
+def train(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -> Summary:
     """Train as the run file says; write everything into its ``output_dir``.
+
+    Args:
+        config: the run file.
+        overwrite: move what ``output_dir`` holds aside and start anew.
+        resume: continue the run in ``output_dir`` from its latest checkpoint.
 
     Raises:
         ConfigError: the run file or its data are wrong (before any weight is loaded).
         ResourcesError: the machine lacks what is asked for.
         TrainingDiverged: the loss is not finite.
         WorkerLost: a process died or fell silent.
+        Interrupted: SIGTERM or Ctrl-C; what was trained is saved.
     """
     start = time.perf_counter()
     setup = set_up(config)
-    folder = open_run_folder(config, overwrite=overwrite)
-    with cluster.running(config) as machine:
-        distilled = run_arm(config, setup, machine, folder, "distilled")
-        ce_only = None
-        if config.compare.ce_only is not None:
-            ce_only = run_arm(ce_only_config(config), setup, machine, folder / "ce_only", "ce_only")
-    summary = summarize(config, setup, distilled, ce_only, time.perf_counter() - start)
-    summary.save(folder)
+    inputs, validation = inputs_of(setup), validation_documents(config, setup)
+    folder = folder_to_resume(config) if resume else open_run_folder(config, overwrite=overwrite)
+    with locked(folder):
+        if resume:
+            check_resumable(folder, config, inputs)
+            renew_run_folder(folder, config)
+        with cluster.running(config) as machine, stop_on_signals() as stop:
+            run = Run(setup, inputs, validation, machine, stop)
+            distilled = run_arm(config, run, folder, "distilled")
+            ce_only = None
+            if config.compare.ce_only is not None:
+                ce_only = run_arm(ce_only_config(config), run, folder / "ce_only", "ce_only")
+        summary = summarize(config, setup, distilled, ce_only, time.perf_counter() - start)
+        summary.save(folder)
     return summary
 
 
-def run_arm(config: RunConfig, setup: Setup, machine: Machine, folder: Path, name: str) -> Outcome:
-    """Start the processes of one arm, score, train, score, save, stop them."""
-    held_out, limit = setup.held_out.documents, config.train.timeout_s
-    with start_arm(config, setup, machine, folder) as arm:
-        before = evaluate_arm(arm, held_out, limit)
-        with progress_bar(name, config.train) as progress:
-            training = train_arm(arm, setup.train.documents, config, folder, progress)
-        state = {"step": config.train.max_steps}
-        checkpoint.save(arm.students, folder / "final", state, limit)
+def inputs_of(setup: Setup) -> Inputs:
+    """What must be the same when the run is resumed, beside the run file."""
+    documents = {"data.train": setup.train.documents, "data.held_out": setup.held_out.documents}
+    found = {name: describe_documents(entries) for name, entries in documents.items()}
+    for tokenizer in setup.tokenizers:
+        found[f"tokenizer of {tokenizer.name}"] = tokenizer.vocabulary.fingerprint
+    return Inputs(found)
+
+
+def validation_documents(config: RunConfig, setup: Setup) -> Sequence[Document]:
+    """The documents that choose the best checkpoint; none if that is not asked for."""
+    if not config.train.keep_best:
+        return ()
+    documents = load_documents(config.data.validation)
+    return prepare(documents, setup.tokenizers[:1], config.data.max_length).documents
+
+
+def run_arm(config: RunConfig, run: Run, folder: Path, name: str) -> Outcome:
+    """Start the processes of one arm, score, train, score, save, stop them.
+
+    An arm that is finished is not run again; one that was interrupted goes on where it stood.
+    """
+    course = Course(config, folder, run.inputs, run.setup.train.documents, run.validation, run.stop)
+    point = starting_point(course)
+    if point.finished is not None:
+        return point.finished
+    held_out, limit = run.setup.held_out.documents, config.train.timeout_s
+    with start_arm(config, run, folder, point) as arm:
+        if point.checkpoint is None:
+            check_arm(arm, run.setup.train.documents, config, folder)
+            save_before(folder, evaluate_arm(arm, held_out, limit))
+        before = load_before(folder)
+        with progress_bar(name, config.train, point.position.step) as progress:
+            tally = train_arm(arm, course, point.position, progress)
+        save_final(arm, course)
         actors.kill(arm.teachers.values())
-        after = evaluate_arm(replace(arm, teachers={}), held_out, limit)
-    teachers = {teacher.name: before[teacher.name] for teacher in config.teachers}
-    return Outcome(before["student"], after["student"], teachers, training)
+        after = evaluate_arm(replace(arm, teachers={}), held_out, limit)["student"]
+    student = before.pop("student")
+    outcome = Outcome(config.train.max_steps, run.inputs, student, after, before, tally)
+    save_outcome(folder, outcome)
+    return outcome
 
 
 @contextmanager
-def start_arm(config: RunConfig, setup: Setup, machine: Machine, folder: Path) -> Iterator[Arm]:
+def start_arm(config: RunConfig, run: Run, folder: Path, point: StartingPoint) -> Iterator[Arm]:
     """Teachers and student ranks of one arm; they are stopped at the end."""
-    vocabularies = {tokenizer.name: tokenizer.vocabulary for tokenizer in setup.tokenizers}
-    student = student_spec(config, machine, vocabularies)
+    machine = run.machine
+    vocabularies = {tokenizer.name: tokenizer.vocabulary for tokenizer in run.setup.tokenizers}
+    state = point.checkpoint / STATE if point.checkpoint else None
+    spec = student_spec(config, machine, vocabularies, run.setup.projections)
+    student = replace(spec, resume_from=state)
     names = ("ce", *(f"{term.teacher}/{term.method_name}" for term in student.terms))
     teachers, loading = actors.start_teachers(teacher_specs(config, machine), config, machine)
     students: dict[str, Any] = {}
@@ -113,9 +169,10 @@ def ce_only_config(config: RunConfig) -> RunConfig:
 
 
 @contextmanager
-def progress_bar(name: str, config: TrainConfig) -> Iterator[Progress]:
+def progress_bar(name: str, config: TrainConfig, done: int) -> Iterator[Progress]:
     """A bar with loss, tokens/s, each teacher's share of the gradient and waiting time."""
-    with tqdm(total=config.max_steps, desc=name, unit="step", dynamic_ncols=True) as bar:
+    total = config.max_steps
+    with tqdm(total=total, initial=done, desc=name, unit="step", dynamic_ncols=True) as bar:
         shown: dict[str, str] = {}
 
         def progress(step: int, values: dict[str, float]) -> None:
@@ -147,7 +204,7 @@ def summarize(
     if ce_only is not None:
         scores["ce_only"] = ce_only.after
     teachers = {f"teacher {name}": rows for name, rows in distilled.teachers.items()}
-    training = distilled.training
+    tally = distilled.tally
     arms = {"distilled": distilled} | ({"ce_only": ce_only} if ce_only else {})
     return Summary(
         bits_per_byte=BitsPerByte(
@@ -158,12 +215,12 @@ def summarize(
         ),
         by_data_set={n: by_data_set(documents, rows) for n, rows in (scores | teachers).items()},
         lead=lead(distilled.after, ce_only.after) if ce_only else None,
-        gradient_share=training.shares,
-        waited_s=training.waited,
+        gradient_share={n: total / tally.num_shares for n, total in tally.shares.items()},
+        waited_s=tally.waited,
         seconds=seconds,
-        training_s={name: arm.training.seconds for name, arm in arms.items()},
-        tokens_per_s=training.num_tokens / training.seconds,
-        cpu_percent=training.cpu_percent,
+        training_s={name: arm.tally.seconds for name, arm in arms.items()},
+        tokens_per_s=tally.num_tokens / tally.seconds,
+        cpu_percent=tally.cpu_seconds / tally.seconds,
         num_steps=config.train.max_steps,
         held_out_bytes=setup.held_out.num_scored_bytes,
         left_out=setup.train.quarantined,

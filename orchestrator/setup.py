@@ -1,24 +1,44 @@
 """What a run reads before any weight is loaded: tokenizers, documents, and whether they fit."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import gc
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
+from losses.alignment.projection import Projection
 from losses.base import Pair
+from losses.document import Document
+from orchestrator.agreement import compare
 from orchestrator.config import RunConfig, TeacherConfig
 from orchestrator.data import Prepared, load_documents, prepare
 from orchestrator.errors import ConfigError
-from orchestrator.specs import student_source, teacher_source
+from orchestrator.projections import needed_projections
+from orchestrator.references import require_references, teacher_place
+from orchestrator.sources import student_source, teacher_source
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+STUDENT = "student"
+
+Split: TypeAlias = Literal["train", "validation", "held_out"]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Tokenizers (the student's first) and the documents that all of them read exactly."""
+    """Tokenizers (the student's first) and the documents that all of them read exactly.
+
+    ``projections`` has W of each teacher that feeds a method which reads it.
+    """
 
     tokenizers: tuple[Tokenizer, ...]
     train: Prepared
     held_out: Prepared
+    projections: Mapping[str, Projection]
 
 
 def set_up(config: RunConfig) -> Setup:
@@ -27,31 +47,102 @@ def set_up(config: RunConfig) -> Setup:
     Raises:
         ConfigError: something does not fit; names its place in the run file.
     """
-    student = _tokenizer("student.init", student_source(config.student), "student", None)
-    teachers = [
-        _tokenizer(f"teachers.{t.name}.model", teacher_source(t), t.name, t.start_token)
-        for t in config.teachers
-    ]
-    for index, (teacher, tokenizer) in enumerate(zip(config.teachers, teachers, strict=True)):
-        _check_methods(index, teacher, Pair(student.vocabulary, tokenizer.vocabulary))
-    tokenizers = (student, *teachers)
-    length = config.data.max_length
-    train = load_documents(config.data.train, config.data.train_limit)
-    held_out = load_documents(config.data.held_out, config.data.held_out_limit)
+    require_references(config)
+    by_name, warnings = load_tokenizers(config)
+    for warning in warnings:
+        log.warning("%s", warning)
+    check_methods(config, by_name)
+    tokenizers = tuple(by_name.values())
     return Setup(
         tokenizers=tokenizers,
-        train=prepare(train, tokenizers, length),
-        held_out=prepare(held_out, tokenizers, length),
+        train=prepared(config, "train", read_split(config, "train"), tokenizers),
+        held_out=prepared(config, "held_out", read_split(config, "held_out"), tokenizers),
+        projections=needed_projections(config, by_name[STUDENT], by_name),
     )
 
 
-def _tokenizer(place: str, source: ModelSource, name: str, start: str | None) -> Tokenizer:
+def load_tokenizers(
+    config: RunConfig, left_out: Collection[str] = ()
+) -> tuple[dict[str, Tokenizer], list[str]]:
+    """Tokenizers by the names of their models, the student's first, and warnings about them.
+
+    Args:
+        config: the run.
+        left_out: YAML paths of models that are not there.
+
+    Raises:
+        ConfigError: a tokenizer cannot be loaded, or is not that of its model.
+    """
+    loader = _Loader()
+    found: dict[str, Tokenizer] = {}
+    if "student.init" not in left_out:
+        source = student_source(config.student)
+        found[STUDENT] = loader.load("student.init", source, STUDENT)
+    for index, teacher in enumerate(config.teachers):
+        place = teacher_place(config, index)
+        if place not in left_out:
+            source = teacher_source(teacher)
+            found[teacher.name] = loader.load(place, source, teacher.name, teacher.start_token)
+    return found, loader.warnings
+
+
+@dataclass
+class _Loader:
+    """Loads each tokenizer once, however many models share it."""
+
+    warnings: list[str] = field(default_factory=list)
+    loaded: dict[tuple[object, ...], Tokenizer] = field(default_factory=dict)
+
+    def load(
+        self, place: str, source: ModelSource, name: str, start: str | None = None
+    ) -> Tokenizer:
+        key = (source.path, source.revision, source.trust_remote_code, source.template, start)
+        if key not in self.loaded:
+            self.loaded[key] = self._load(place, source, name, start)
+        tokenizer = copy(self.loaded[key])
+        tokenizer.name = name
+        return tokenizer
+
+    def _load(self, place: str, source: ModelSource, name: str, start: str | None) -> Tokenizer:
+        try:
+            with _without_collection():
+                tokenizer = Tokenizer.load(source, name, start)
+            agreement = compare(source, tokenizer)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{place}: cannot load the tokenizer of {source.path}: {error}"
+            ) from error
+        if agreement.errors:
+            raise ConfigError("\n".join(f"{place}: {text}" for text in agreement.errors))
+        self.warnings += [f"{place}: {text}" for text in agreement.warnings]
+        return tokenizer
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Garbage collection off: it takes a third of the time while a vocabulary's objects are made.
+
+    All of them stay, so there is nothing to collect.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        return Tokenizer.load(source, name, start)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{place}: cannot load the tokenizer of {source.path}: {error}"
-        ) from error
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def check_methods(config: RunConfig, tokenizers: Mapping[str, Tokenizer]) -> None:
+    """Check each method on its pair of vocabularies, where both are there.
+
+    Raises:
+        ConfigError: a method cannot work for its pair.
+    """
+    for index, teacher in enumerate(config.teachers):
+        if STUDENT in tokenizers and teacher.name in tokenizers:
+            student, own = tokenizers[STUDENT].vocabulary, tokenizers[teacher.name].vocabulary
+            _check_methods(index, teacher, Pair(student, own))
 
 
 def _check_methods(index: int, teacher: TeacherConfig, pair: Pair) -> None:
@@ -64,14 +155,52 @@ def _check_methods(index: int, teacher: TeacherConfig, pair: Pair) -> None:
             ) from error
 
 
+def prepared(
+    config: RunConfig,
+    split: Split,
+    documents: Sequence[Document],
+    tokenizers: Sequence[Tokenizer],
+) -> Prepared:
+    """The documents of a split that all tokenizers read exactly, cut to length.
+
+    Raises:
+        ConfigError: no document is left.
+    """
+    try:
+        return prepare(documents, tokenizers, config.data.max_length)
+    except ConfigError as error:
+        raise ConfigError(f"data.{split}: {error}") from error
+
+
+def read_split(config: RunConfig, split: Split, left_out: Collection[str] = ()) -> list[Document]:
+    """The documents of a split as they are in its files, but for those at a path left out.
+
+    Raises:
+        ConfigError: a row is wrong, or there is none.
+    """
+    data = config.data
+    files, limit = {
+        "train": (data.train, data.train_limit),
+        "validation": (data.validation, None),
+        "held_out": (data.held_out, data.held_out_limit),
+    }[split]
+    present = [f for i, f in enumerate(files) if f"data.{split}[{i}]" not in left_out]
+    documents = load_documents(present, limit)
+    if present and not documents:
+        raise ConfigError(f"data.{split}: no document in {', '.join(present)}; expected JSON lines")
+    return documents
+
+
 def describe(prepared: Prepared, names: Sequence[str]) -> str:
     """One line on some documents: how many, how long, and what was cut or left out."""
-    left_out = {name: prepared.quarantined[name] for name in names if prepared.quarantined[name]}
     text = f"{len(prepared.documents)} documents, {prepared.num_scored_bytes:,} scored bytes"
     if prepared.num_cut:
         text += f", {prepared.num_cut} cut to length"
     if prepared.num_unscored:
         text += f", {prepared.num_unscored} left out: nothing scored within max_length"
-    if left_out:
-        text += f", left out by tokenizer: {left_out}"
+    for name in names:
+        for reason, count in prepared.reasons[name].items():
+            text += f", {count} left out by {name}: {reason}"
+        if count := prepared.straddling[name]:
+            text += f", {count} tokens of {name} straddle a border and do not count"
     return text

@@ -1,16 +1,17 @@
 """From the run file to what each process is built from."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from losses.alignment.projection import Projection
 from losses.alignment.vocabulary import Vocabulary
 from orchestrator.cluster import Machine, fair_gpus
-from orchestrator.config import RunConfig, StudentConfig, TeacherConfig
-from orchestrator.evaluation import model_path
+from orchestrator.config import RunConfig, TeacherConfig
+from orchestrator.sources import student_source, teacher_source
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.trainer import Objective
 from orchestrator.student.worker import StudentSpec, TermSpec
 from teachers.actor import TeacherSpec
-from teachers.source import ModelSource
 
 
 def teacher_specs(config: RunConfig, machine: Machine) -> list[TeacherSpec]:
@@ -31,33 +32,19 @@ def _teacher_spec(teacher: TeacherConfig, config: RunConfig, machine: Machine) -
     )
 
 
-def teacher_source(teacher: TeacherConfig) -> ModelSource:
-    """Where the teacher comes from."""
-    return ModelSource(
-        path=model_path(teacher.model),
-        revision=teacher.revision,
-        trust_remote_code=teacher.trust_remote_code,
-        dtype=teacher.dtype,
-        options=dict(teacher.model_options),
-    )
-
-
-def student_source(student: StudentConfig) -> ModelSource:
-    """Where the student starts from."""
-    return ModelSource(
-        path=model_path(student.init),
-        revision=student.revision,
-        dtype=student.dtype,
-        options=dict(student.model_options),
-    )
-
-
 def student_spec(
-    config: RunConfig, machine: Machine, vocabularies: Mapping[str, Vocabulary]
+    config: RunConfig,
+    machine: Machine,
+    vocabularies: Mapping[str, Vocabulary],
+    projections: Mapping[str, Projection] = MappingProxyType({}),
 ) -> StudentSpec:
-    """The spec of every rank; ``vocabularies`` are the teachers', by name."""
+    """The spec of every rank; vocabularies and W are the teachers', by name."""
     student, train = config.student, config.train
-    terms = [t for teacher in config.teachers for t in _terms(teacher, vocabularies[teacher.name])]
+    terms = [
+        term
+        for teacher in config.teachers
+        for term in _terms(teacher, vocabularies[teacher.name], projections.get(teacher.name))
+    ]
     on_gpu = fair_gpus(student.resources, student.device, config, machine) > 0
     return StudentSpec(
         source=student_source(student),
@@ -78,7 +65,9 @@ def student_spec(
     )
 
 
-def _terms(teacher: TeacherConfig, vocabulary: Vocabulary) -> Sequence[TermSpec]:
+def _terms(
+    teacher: TeacherConfig, vocabulary: Vocabulary, projection: Projection | None
+) -> Sequence[TermSpec]:
     return [
         TermSpec(
             teacher=teacher.name,
@@ -86,6 +75,7 @@ def _terms(teacher: TeacherConfig, vocabulary: Vocabulary) -> Sequence[TermSpec]
             method=entry.method,
             weight=teacher.weight * entry.weight,
             vocabulary=vocabulary,
+            projection=projection if entry.method.needs_projection else None,
         )
         for entry in teacher.methods
     ]

@@ -1,37 +1,81 @@
 """``tutelage validate``: everything but the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from orchestrator.config import RunConfig
-from orchestrator.setup import Setup, describe, set_up
+from orchestrator.references import find_references, how_to_fetch, refuse
+from orchestrator.setup import (
+    STUDENT,
+    Split,
+    check_methods,
+    describe,
+    load_tokenizers,
+    prepared,
+    read_split,
+)
 from teachers.tokenizer import Tokenizer
 
+SPLITS: tuple[Split, ...] = ("train", "validation", "held_out")
 
-def validate(config: RunConfig) -> Iterator[str]:
+
+def validate(config: RunConfig, *, strict: bool = False) -> Iterator[str]:
     """Lines that say what the run would use; the first problem is raised.
+
+    Assets that are not fetched yet are told, and all that does not need them is checked.
+
+    Args:
+        config: the run.
+        strict: refuse what else is only warned of.
 
     Raises:
         ConfigError: something is wrong; names its place in the run file.
     """
-    setup = set_up(config)
-    for tokenizer in setup.tokenizers:
+    found = find_references(config)
+    warnings = [how_to_fetch(reference) for reference in found.unfetched]
+    refuse([*found.problems, *(warnings if strict else [])])
+    left_out = {reference.place for reference in found.unfetched}
+    tokenizers, doubts = load_tokenizers(config, left_out)
+    refuse(doubts if strict else [])
+    for warning in [*warnings, *doubts]:
+        yield f"warning: {warning}"
+    check_methods(config, tokenizers)
+    for tokenizer in tokenizers.values():
         yield _describe_tokenizer(tokenizer)
-    names = [tokenizer.name for tokenizer in setup.tokenizers]
-    yield f"train: {describe(setup.train, names)}"
-    yield f"held out: {describe(setup.held_out, names)}"
-    yield _describe_steps(config, setup)
+    for split in SPLITS:
+        yield from _describe_split(config, split, tokenizers, left_out)
 
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> str:
     start = tokenizer.start_id
     shown = "none" if start is None else tokenizer.fast.convert_ids_to_tokens(start)
-    return f"{tokenizer.name}: {len(tokenizer.vocabulary):,} ids, start token {shown}"
+    return (
+        f"{tokenizer.name}: {len(tokenizer.vocabulary):,} ids, start token {shown}, "
+        f"{tokenizer.chat.description}"
+    )
 
 
-def _describe_steps(config: RunConfig, setup: Setup) -> str:
+def _describe_split(
+    config: RunConfig,
+    split: Split,
+    tokenizers: Mapping[str, Tokenizer],
+    left_out: Collection[str],
+) -> Iterator[str]:
+    documents = read_split(config, split, left_out)
+    if not documents:
+        return
+    name = split.replace("_", " ")
+    if STUDENT not in tokenizers:
+        yield f"{name}: {len(documents)} documents; not cut, the student is not fetched yet"
+        return
+    readable = prepared(config, split, documents, list(tokenizers.values()))
+    yield f"{name}: {describe(readable, list(tokenizers))}"
+    if split == "train":
+        yield _describe_steps(config, len(readable.documents))
+
+
+def _describe_steps(config: RunConfig, num_documents: int) -> str:
     used = config.train.max_steps * config.train.global_batch
-    epochs = used / len(setup.train.documents)
     return (
         f"{config.train.max_steps} steps of {config.train.global_batch} documents: "
-        f"{epochs:.2f} epochs"
+        f"{used / num_documents:.2f} epochs"
     )

@@ -10,7 +10,6 @@ from losses.alignment.tokens import byte_starts
 from losses.document import Document
 from losses.prediction import Prediction
 from teachers.backends.transformers import LanguageModel
-from teachers.batching import token_budget_batches
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ def score(
     """
     lengths = [len(tokens) for tokens in model.encode(documents)]
     scores: dict[int, DocumentScore] = {}
-    for batch in token_budget_batches(lengths, token_budget):
+    for batch in model.batches(lengths, token_budget):
         predictions = model.predictions([documents[i] for i in batch])
         for index, prediction in zip(batch, predictions, strict=True):
             scores[index] = _document_score(prediction)

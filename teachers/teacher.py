@@ -13,7 +13,6 @@ from losses.document import Document
 from losses.prediction import Head, Prediction
 from losses.signals import Signal, pack, unpack
 from teachers.backends.transformers import LanguageModel
-from teachers.batching import token_budget_batches
 from teachers.evaluation import DocumentScore, score
 
 DocumentSignals: TypeAlias = tuple[Signal, ...]
@@ -69,7 +68,7 @@ class Teacher:
         """
         lengths = [len(tokens) for tokens in self.model.encode(documents)]
         found: dict[int, DocumentSignals] = {}
-        for batch in token_budget_batches(lengths, self.token_budget):
+        for batch in self.model.batches(lengths, self.token_budget):
             predictions = self.model.predictions([documents[i] for i in batch])
             for index, prediction in zip(batch, predictions, strict=True):
                 found[index] = self._document_signals(documents[index], prediction)

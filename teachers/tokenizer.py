@@ -1,65 +1,104 @@
-"""A Hugging Face fast tokenizer as exact bytes: text to ids with byte ends, ids to bytes.
+"""A Hugging Face fast tokenizer as exact bytes: texts to ids with byte spans, in bulk.
 
-Byte ends come from the vocabulary's own bytes, not from character offsets, and every document is
-checked: the joined bytes of its tokens must be the document's bytes.
+Byte spans come from the vocabulary's own bytes, not from character offsets, and every text is
+checked: the joined bytes of its tokens must be the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from losses.alignment.byte_table import ByteTable
 from losses.alignment.tokens import Tokens
-from losses.alignment.vocabulary import Family, Vocabulary, bytes_of_piece
 from losses.document import Document
+from teachers.chat import ChatTemplate, TemplateChoice
+from teachers.chat_tokens import read_chats
+from teachers.faithfulness import UnfaithfulTokenizer, first_difference, reason_of
+from teachers.model_config import names_only_config
+from teachers.normalisation import Normalisation
+from teachers.probe import check_probe
 from teachers.source import ModelSource
+from teachers.start_token import find_start
+from teachers.text_tokens import Spans, TextTokens
+from teachers.vocabulary import added_tokens, family_of, literal_bytes, read_vocabulary
 
-DOCUMENT_SEPARATOR = "<|endoftext|>"
-PROBE = "Hello, world!\n\tif x == 10:  # naïve café 東京 🙂 Привет\r\n"
+__all__ = ["TextTokens", "Tokenizer", "UnfaithfulTokenizer"]
 
-
-class UnfaithfulTokenizer(ValueError):
-    """A document's tokens do not join to the document's bytes."""
+BATCH_CHARACTERS = 1 << 20
 
 
 class Tokenizer:
-    """Documents to ``Tokens``, each beginning with the model's start token if it has one.
+    """Texts to ``TextTokens``; documents to ``Tokens`` after the model's start token, if any.
 
     Args:
         fast: the loaded tokenizer.
         name: used in error messages.
-        start_token: overrides the start token; None takes what the tokenizer itself puts first,
-            else ``<|endoftext|>`` if it is a special token, else its ``bos_token``, else nothing
-            (then no model can score a document's first token).
+        start_token: overrides the start token, see ``find_start``; with none no model can score
+            a document's first token.
+        template: how chats are rendered, see ``ChatTemplate``.
 
     Raises:
-        ValueError: the family is unknown, or the probe text does not come back byte for byte.
+        ValueError: the family is unknown, or probe texts do not come back as declared.
     """
 
     def __init__(
-        self, fast: PreTrainedTokenizerFast, name: str, start_token: str | None = None
+        self,
+        fast: PreTrainedTokenizerFast,
+        name: str,
+        start_token: str | None = None,
+        template: TemplateChoice | None = None,
     ) -> None:
         self.fast = fast
         self.name = name
         self.backend: FastTokenizer = fast.backend_tokenizer
+        self.family = family_of(self.backend, name)
+        self.normalisation = Normalisation.of(self.backend)
         self.vocabulary = read_vocabulary(fast, name)
-        widths = (len(content or b"") for content in self.vocabulary.token_bytes)
-        self._widths = np.fromiter(widths, dtype=np.int64)
-        self.start_id = self._find_start(start_token)
-        self._self_test()
+        self.start_id = find_start(fast, self.vocabulary, name, start_token)
+        self.chat = ChatTemplate(fast, template)
+        check_probe(self)
 
     @classmethod
     def load(cls, source: ModelSource, name: str, start_token: str | None = None) -> "Tokenizer":
         """Load from a folder or a hub id."""
         fast = AutoTokenizer.from_pretrained(
-            source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+            source.path,
+            config=names_only_config(source.path),
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
         )
         if not isinstance(fast, PreTrainedTokenizerFast):
             raise ValueError(
                 f"{name}: {source.path} has no fast tokenizer (tokenizer.json is missing)"
             )
-        return cls(fast, name, start_token)
+        return cls(fast, name, start_token, source.template)
+
+    def encode_text(
+        self, texts: Sequence[str], *, parse_special: bool = False, names: Sequence[str] = ()
+    ) -> list[TextTokens | UnfaithfulTokenizer]:
+        """Each text's tokens with their bytes, without start token.
+
+        Args:
+            texts: any number; they are encoded in batches.
+            parse_special: read a literal special string such as ``<|im_end|>`` as the special
+                token; otherwise it is text.
+            names: what to call the texts in errors.
+
+        Returns:
+            In the place of a text that the tokenizer does not give back: the error, not raised.
+        """
+        found: list[TextTokens | UnfaithfulTokenizer] = []
+        for batch in _batches(texts):
+            contents = [text.encode() for text in batch]
+            rows = self.ids_of(batch, parse_special=parse_special)
+            located = self.spans_of(rows, contents, parse_special=parse_special)
+            for text, row, spans in zip(batch, rows, located, strict=True):
+                name = names[len(found)] if names else f"text {len(found)}"
+                found.append(self._error(name, text, row) if spans is None else spans)
+        return found
 
     def encode(self, documents: Sequence[Document]) -> list[Tokens]:
         """Each document's tokens.
@@ -67,113 +106,80 @@ class Tokenizer:
         Raises:
             UnfaithfulTokenizer: a document's tokens do not join to its bytes.
         """
-        texts = [document.content.decode() for document in documents]
-        rows = zip(documents, self._content_ids(texts), strict=True)
-        return [self._tokens(document, ids) for document, ids in rows]
+        found = self.read(documents)
+        for tokens in found:
+            if isinstance(tokens, UnfaithfulTokenizer):
+                raise tokens
+        return [tokens for tokens in found if isinstance(tokens, Tokens)]
+
+    def read(self, documents: Sequence[Document]) -> list[Tokens | UnfaithfulTokenizer]:
+        """Each document's tokens; in the place of one that cannot be read exactly, the error."""
+        texts = [document for document in documents if not document.is_chat]
+        names = [f"document {document.name}" for document in texts]
+        encoded = self.encode_text([text.content.decode() for text in texts], names=names)
+        rows = map(self._tokens, encoded)
+        chats = iter(read_chats(self, [d for d in documents if d.is_chat]))
+        return [next(chats) if document.is_chat else next(rows) for document in documents]
 
     def is_faithful(self, document: Document) -> bool:
         """True if the document's tokens join to exactly its bytes."""
-        try:
-            self.encode([document])
-        except UnfaithfulTokenizer:
-            return False
-        return True
+        return isinstance(self.read([document])[0], Tokens)
 
-    def _content_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of the texts alone; every call of ``fast`` changes these settings of the backend."""
-        self.backend.encode_special_tokens = True  # "<|im_end|>" in a text is text
+    def ids_of(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+        """Ids of the texts alone, unchecked."""
+        # Every call of ``fast`` changes these settings of the backend.
+        self.backend.encode_special_tokens = not parse_special
         self.backend.no_truncation()
         self.backend.no_padding()
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
-    def _tokens(self, document: Document, token_ids: list[int]) -> Tokens:
-        joined = b"".join(self.vocabulary.token_bytes[i] or b"" for i in token_ids)
-        if joined != document.content:
-            raise UnfaithfulTokenizer(
-                f"document {document.name}: the tokens of {self.name} do not join to its bytes "
-                f"({_first_difference(joined, document.content)})"
-            )
-        ids = np.asarray(token_ids, dtype=np.int64)
-        ends = np.cumsum(self._widths[ids])
+    def spans_of(
+        self,
+        rows: Sequence[Sequence[int]],
+        contents: Sequence[bytes],
+        *,
+        parse_special: bool = False,
+    ) -> list[TextTokens | None]:
+        """Where each text's ids lie in its bytes; None where they do not join to them."""
+        return self._spans[parse_special].locate(rows, contents)
+
+    @cached_property
+    def _spans(self) -> dict[bool, Spans]:
+        """Without and with special tokens read from the text."""
+        added = added_tokens(self.backend)
+        literal = ByteTable.of(literal_bytes(self.fast, self.vocabulary))
+        tables = {False: self.vocabulary.byte_table, True: literal}
+        prefix = self.normalisation.prefix
+        return {parsed: Spans(table, prefix, added) for parsed, table in tables.items()}
+
+    def _tokens(self, found: TextTokens | UnfaithfulTokenizer) -> Tokens | UnfaithfulTokenizer:
+        if isinstance(found, UnfaithfulTokenizer):
+            return found
+        ids, ends = found.ids, np.where(found.ends > found.starts, found.ends, -1)
         if self.start_id is not None:
             ids, ends = np.concatenate(([self.start_id], ids)), np.concatenate(([-1], ends))
         return Tokens(ids, ends)
 
-    def _find_start(self, start_token: str | None) -> int | None:
-        special = {str(self.fast.convert_ids_to_tokens(i)): i for i in self.vocabulary.roles}
-        if start_token is not None:
-            if start_token not in special:
-                raise ValueError(
-                    f'{self.name}: start_token "{start_token}" is not a special token; '
-                    f"it has {', '.join(sorted(special)[:20])}"
-                )
-            return special[start_token]
-        own = self.backend.encode("", add_special_tokens=True).ids
-        if own and own[0] in self.vocabulary.roles:
-            return int(own[0])
-        bos = self.fast.bos_token_id
-        return special.get(DOCUMENT_SEPARATOR, None if bos is None else int(bos))
-
-    def _self_test(self) -> None:
-        [ids] = self._content_ids([PROBE])
-        joined = b"".join(self.vocabulary.token_bytes[i] or b"" for i in ids)
-        if joined != PROBE.encode():
-            raise ValueError(
-                f"{self.name}: this tokenizer does not give text back byte for byte "
-                f"({_first_difference(joined, PROBE.encode())}); its family is not supported"
-            )
+    def _error(self, name: str, text: str, ids: Sequence[int]) -> UnfaithfulTokenizer:
+        reason = reason_of(text, ids, self.vocabulary, self.normalisation, self.family)
+        joined = b"".join(self.vocabulary.token_bytes[index] or b"" for index in ids)
+        if self.normalisation.prefix.is_put_before(text.encode()):
+            joined = joined.removeprefix(b" ")
+        return UnfaithfulTokenizer(
+            f"{name}: the tokens of {self.name} do not join to its bytes: {reason.value} "
+            f"({first_difference(joined, text.encode())})",
+            reason.value,
+        )
 
 
-def read_vocabulary(fast: PreTrainedTokenizerFast, name: str) -> Vocabulary:
-    """The exact bytes of every id of a byte-level or a byte-fallback SentencePiece tokenizer.
-
-    Raises:
-        ValueError: the tokenizer belongs to neither family.
-    """
-    backend: FastTokenizer = fast.backend_tokenizer
-    family = _family(backend, name)
-    added = backend.get_added_tokens_decoder()
-    pieces = backend.get_vocab(with_added_tokens=True)
-    token_bytes: list[bytes | None] = [None] * (max(pieces.values()) + 1)
-    for piece, index in pieces.items():
-        if index not in added:
-            token_bytes[index] = bytes_of_piece(piece, family)
-        elif not added[index].special:
-            token_bytes[index] = _added_bytes(piece, family)
-    roles = dict.fromkeys((i for i, b in enumerate(token_bytes) if b is None), "other")
-    return Vocabulary(tuple(token_bytes), roles | _named_roles(fast, roles))
-
-
-def _added_bytes(piece: str, family: Family) -> bytes:
-    """Added tokens are stored as text; SentencePiece writes their spaces as metaspaces too."""
-    return piece.replace("▁", " ").encode() if family is Family.SENTENCEPIECE else piece.encode()
-
-
-def _named_roles(fast: PreTrainedTokenizerFast, special: dict[int, str]) -> dict[int, str]:
-    named = {
-        "unknown": fast.unk_token_id,
-        "pad": fast.pad_token_id,
-        "start": fast.bos_token_id,
-        "end": fast.eos_token_id,
-    }
-    return {index: role for role, index in named.items() if index in special}
-
-
-def _family(backend: FastTokenizer, name: str) -> Family:
-    decoder = "" if backend.decoder is None else backend.decoder.__getstate__().decode()
-    if '"ByteLevel"' in decoder:
-        return Family.BYTE_LEVEL
-    if '"ByteFallback"' in decoder:
-        return Family.SENTENCEPIECE
-    raise ValueError(
-        f"{name}: a {type(backend.model).__name__} tokenizer without byte-level or byte-fallback "
-        "decoding loses bytes; supported are byte-level BPE and SentencePiece with byte fallback"
-    )
-
-
-def _first_difference(ours: bytes, expected: bytes) -> str:
-    pairs = zip(ours, expected, strict=False)
-    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(expected)))
-    window = slice(max(0, at - 8), at + 8)
-    return f"at byte {at}: got {ours[window]!r}, expected {expected[window]!r}"
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Consecutive texts of about a million characters, so that no array grows with the data."""
+    low = size = 0
+    for high, text in enumerate(texts):
+        if size and size + len(text) > BATCH_CHARACTERS:
+            yield texts[low:high]
+            low, size = high, 0
+        size += len(text)
+    if texts:
+        yield texts[low:]

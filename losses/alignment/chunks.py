@@ -1,17 +1,20 @@
 """The finest chunks of bytes that two tokenizers both cut out, in linear time.
 
 Absolute byte ends are compared, so nothing can drift: a border belongs to both sides or to none.
-A chunk may end inside a character, since both sides may cut one at the same byte.
+A chunk may end inside a character, since both sides may cut one at the same byte. Coarser chunks
+are made out of these, in ``losses.alignment.coarser``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64
 
+from losses.alignment.borders import common_chunks
 
-@dataclass(frozen=True)
-class Alignment:
+
+class Alignment(NamedTuple):
     """Which chunk each token belongs to; both sides of a chunk cover the same bytes.
 
     Args:
@@ -51,41 +54,41 @@ def align(
     >>> found.student_last.tolist(), found.teacher_last.tolist()
     ([1, 2], [1, 3])
     """
-    num_bytes = int(max(student_ends.max(initial=0), teacher_ends.max(initial=0)))
-    student_chunk, student_last = _chunks(student_ends, _marks(teacher_ends, num_bytes))
-    teacher_chunk, teacher_last = _chunks(teacher_ends, _marks(student_ends, num_bytes))
-    return Alignment(student_chunk, teacher_chunk, student_last, teacher_last)
+    [found] = align_batch([student_ends], [teacher_ends])
+    return found
 
 
-def _marks(ends: Int[np.ndarray, "token"], num_bytes: int) -> Bool[np.ndarray, "offset"]:
-    """True at each byte offset where a token ends; the spare last slot stands for -1."""
-    marks = np.zeros(num_bytes + 2, dtype=bool)
-    marks[ends] = True
-    marks[0] = marks[-1] = False
-    return marks
+def align_batch(
+    student_ends: Sequence[Int[np.ndarray, "_"]], teacher_ends: Sequence[Int[np.ndarray, "_"]]
+) -> list[Alignment]:
+    """``align`` for each document: the fastest way for many short ones, in a few numpy calls.
 
+    Args:
+        student_ends: one array a document, as in ``align``.
+        teacher_ends: the teacher's, of the same documents in the same order.
 
-def _chunks(
-    ends: Int[np.ndarray, "token"], borders: Bool[np.ndarray, "offset"]
-) -> tuple[Int64[np.ndarray, "token"], Int64[np.ndarray, "chunk"]]:
-    """Each token's chunk is the number of tokens before it that end at a common border."""
-    reached = np.maximum.accumulate(ends)
-    zero_width = ends <= 0
-    zero_width[1:] |= ends[1:] <= reached[:-1]
-    closes = borders.take(ends)
-    closes &= ~zero_width
-    last = np.flatnonzero(closes)
-    chunk = np.cumsum(closes, dtype=np.int64)
-    chunk -= closes
-    np.copyto(chunk, -1, where=zero_width)
-    chunk[last[-1] + 1 if len(last) else 0 :] = -1
-    return chunk, last
+    Raises:
+        ValueError: the two sides have different numbers of documents.
+
+    >>> found = align_batch([np.array([2, 3]), np.array([4])], [np.array([2, 3]), np.array([1, 4])])
+    >>> [(one.student_chunk.tolist(), one.teacher_chunk.tolist()) for one in found]
+    [([0, 1], [0, 1]), ([0], [0, 0])]
+    """
+    if len(student_ends) != len(teacher_ends):
+        raise ValueError(
+            f"align_batch got {len(student_ends)} documents of the student and "
+            f"{len(teacher_ends)} of the teacher; pass both sides of the same documents"
+        )
+    chunks, lasts = common_chunks([*student_ends, *teacher_ends])
+    count = len(student_ends)
+    return list(map(Alignment, chunks[:count], chunks[count:], lasts[:count], lasts[count:]))
 
 
 def merge_chunks(alignment: Alignment, group: Int64[np.ndarray, "chunk"]) -> Alignment:
     """The same tokens in larger chunks; a chunk whose group is -1 is left out.
 
     Args:
+        alignment: the chunks to join.
         group: new chunk of each chunk: 0, 1, 2 … without gaps, never falling, or -1.
 
     >>> fine = align(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 4]))

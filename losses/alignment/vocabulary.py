@@ -13,14 +13,33 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Int64
 
+from losses.alignment.byte_table import ByteTable
+
 BORDER_BYTES = b" \n\t"
+METASPACE = "▁"
 
 
 class Family(StrEnum):
     """How a tokenizer writes bytes into its vocabulary strings."""
 
     BYTE_LEVEL = "byte_level"
+    """GPT-2's printable alphabet, one character a byte; also tiktoken and raw bytes."""
     SENTENCEPIECE = "sentencepiece"
+    """Text with ``▁`` for a space, and ``<0xHH>`` for a byte without a piece."""
+    METASPACE = "metaspace"
+    """Text with ``▁`` for a space; what has no piece becomes the unknown token."""
+
+
+class TokenKind(StrEnum):
+    """What an id stands for."""
+
+    TEXT = "text"
+    ADDED = "added"
+    """Text that is cut out before the model of the tokenizer sees it."""
+    SPECIAL = "special"
+    """A role, no bytes."""
+    UNUSED = "unused"
+    """An id below the largest one to which the tokenizer gives no token."""
 
 
 @lru_cache(maxsize=1)
@@ -47,40 +66,85 @@ def bytes_of_piece(piece: str, family: Family) -> bytes:
     >>> bytes_of_piece("<0x0A>", Family.SENTENCEPIECE)
     b'\n'
     """
-    if family is Family.SENTENCEPIECE:
-        if _BYTE_FALLBACK.fullmatch(piece):
-            return bytes([int(piece[3:5], 16)])
-        return piece.replace("▁", " ").encode()
-    alphabet = byte_alphabet()
-    if unknown := [character for character in piece if character not in alphabet]:
-        raise ValueError(
-            f"vocabulary entry {piece!r} holds {unknown[0]!r}, which is not in the byte-level "
-            "alphabet; the tokenizer is not byte-level or the entry is an added token"
-        )
-    return bytes(alphabet[character] for character in piece)
+    if family is Family.BYTE_LEVEL:
+        return _byte_level_bytes(piece)
+    if family is Family.SENTENCEPIECE and _BYTE_FALLBACK.fullmatch(piece):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace(METASPACE, " ").encode()
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Bytes of every token id; ``None`` marks a special token, whose role is in ``roles``.
+    """Bytes of every token id; ``None`` marks an id without bytes: special or unused.
+
+    Rows that a model's head has beyond the largest id are padding and no ids.
 
     Args:
         token_bytes: indexed by token id.
-        roles: special token id -> role (``start``, ``end``, ``pad``, ``unknown`` or ``other``).
+        roles: special token id -> role (``start``, ``end``, ``pad``, ``unknown``,
+            ``end_of_turn`` or ``other``).
+        added: ids of added tokens that are text.
     """
 
     token_bytes: tuple[bytes | None, ...]
     roles: dict[int, str] = field(default_factory=dict)
+    added: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.token_bytes)
+
+    def kind_of(self, token_id: int) -> TokenKind:
+        """Whether an id is text, added text, special or unused.
+
+        >>> [Vocabulary((b"a", None, None), {1: "end"}).kind_of(i).value for i in range(3)]
+        ['text', 'special', 'unused']
+        """
+        if self.token_bytes[token_id] is not None:
+            return TokenKind.ADDED if token_id in self.added else TokenKind.TEXT
+        return TokenKind.SPECIAL if token_id in self.roles else TokenKind.UNUSED
+
+    def ids_of(self, content: bytes) -> tuple[int, ...]:
+        """Every id with exactly these bytes, smallest first; a byte string may have several.
+
+        >>> Vocabulary((b"a", b"b", b"a", None)).ids_of(b"a")
+        (0, 2)
+        """
+        return self._ids_by_bytes.get(content, ())
+
+    @cached_property
+    def _ids_by_bytes(self) -> dict[bytes, tuple[int, ...]]:
+        found: dict[bytes, tuple[int, ...]] = {}
+        for index, content in enumerate(self.token_bytes):
+            if content is not None:
+                found[content] = (*found.get(content, ()), index)
+        return found
+
+    @cached_property
+    def byte_table(self) -> ByteTable:
+        """The same bytes as one array."""
+        return ByteTable.of(self.token_bytes)
+
+    @cached_property
+    def partial_ids(self) -> Int64[np.ndarray, "partial"]:
+        """Ids whose bytes are not whole UTF-8 characters."""
+        ids = [i for i, b in enumerate(self.token_bytes) if b is not None and not _is_utf8(b)]
+        return np.asarray(ids, dtype=np.int64)
+
+    @property
+    def missing_bytes(self) -> tuple[int, ...]:
+        """Byte values that no token stands for alone: not every byte string can be written.
+
+        >>> Vocabulary(tuple(bytes([b]) for b in range(255))).missing_bytes
+        (255,)
+        """
+        return tuple(byte for byte in range(256) if not self.ids_of(bytes([byte])))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all ids' bytes and roles: equal means the same vocabulary."""
         sha = hashlib.sha256()
         for index, content in enumerate(self.token_bytes):
-            text = b"\0" + self.roles.get(index, "other").encode() if content is None else content
+            text = b"\0" + self.roles.get(index, "unused").encode() if content is None else content
             sha.update(f"{index}:{content is None}:{len(text)}:".encode() + text)
         return sha.hexdigest()
 
@@ -96,3 +160,28 @@ class Vocabulary:
 
 _BYTE_FALLBACK = re.compile("<0x[0-9A-Fa-f]{2}>")
 _BORDERS = {bytes([byte]) for byte in BORDER_BYTES}
+
+
+@lru_cache(maxsize=1)
+def _to_latin1() -> dict[int, str]:
+    """The alphabet's characters to those of the same byte value; all others to one above."""
+    foreign = dict.fromkeys(range(256), "\uffff")
+    return foreign | {ord(character): chr(byte) for character, byte in byte_alphabet().items()}
+
+
+def _byte_level_bytes(piece: str) -> bytes:
+    try:
+        return piece.translate(_to_latin1()).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"vocabulary entry {piece!r} holds {piece[error.start]!r}, which is not in the "
+            "byte-level alphabet; the tokenizer is not byte-level or the entry is an added token"
+        ) from error
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

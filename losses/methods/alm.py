@@ -8,6 +8,7 @@ Source: Minixhofer et al. 2025, arXiv:2503.20083.
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,12 +19,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from losses import binarised
+from losses.alignment.bias import load_pair_bias
 from losses.alignment.chunks import Alignment, align, group_chunks, live_chunks, merge_chunks
+from losses.alignment.coarser import space_chunks, unbiased_chunks
 from losses.alignment.tokens import Tokens
 from losses.alignment.vocabulary import Vocabulary
 from losses.base import OPTIONS, LossTerm, Method, Pair, refuse_unused
 from losses.document import Document
-from losses.likelihoods import border_logprob, token_likelihoods
+from losses.likelihoods import IdentifiedLikelihoods, border_logprob, identified, token_likelihoods
 from losses.prediction import Prediction
 from losses.signals import Signal, TokenLikelihoods, expect, pack
 
@@ -58,12 +61,19 @@ class Alm(Method):
         border: what follows: ``words``, a token that begins a word or a special one; ``end``, the
             end-of-text token (the published ``eos_as_space``).
         weighting: weight of a chunk: 1, its teacher tokens, or log(1 + its teacher tokens).
+        chunks: which common chunks, before any joining by ``merge_threshold``: ``finest``, as
+            published; ``space``, whole words, so that a chunk ends before a space; ``unbiased``,
+            joined until neither tokenizer rules out continuations that the other allows, as
+            ``bias_file`` says (appendix F; the teacher then sends 16 bytes a token).
+        bias_file: absolute path of the precomputed biases, see ``losses.alignment.bias``.
+        bias_threshold: bias up to which an ``unbiased`` chunk may end, 1e-4 unless set.
 
     Raises:
         ValueError: an option was set that has no effect.
     """
 
     unit: ClassVar[str] = "chunks"
+    bytes_per_token: ClassVar[str] = "12, or 16 with chunks: unbiased"
 
     divergence: Literal[
         "binary_kl",
@@ -82,6 +92,9 @@ class Alm(Method):
     merge_threshold: float | None = Field(default=0.1, ge=0, le=1)
     border: Literal["words", "end"] = "words"
     weighting: Literal["chunk_count", "token_count", "log1p_token_count"] = "chunk_count"
+    chunks: Literal["finest", "space", "unbiased"] = "finest"
+    bias_file: str | None = None
+    bias_threshold: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _every_option_counts(self) -> "Alm":
@@ -95,11 +108,27 @@ class Alm(Method):
             raise ValueError(
                 'option "border" has no effect without debias and merge_threshold; leave it out'
             )
+        self._check_bias_options()
         return self
+
+    def _check_bias_options(self) -> None:
+        given = {"bias_file": self.bias_file, "bias_threshold": self.bias_threshold}
+        for name, value in given.items():
+            if value is not None and self.chunks != "unbiased":
+                raise ValueError(f'option "{name}" has no effect with chunks "{self.chunks}"')
+        if self.chunks == "unbiased" and not Path(self.bias_file or "").is_absolute():
+            raise ValueError(
+                'chunks "unbiased" needs option "bias_file", the absolute path of the '
+                "precomputed biases"
+            )
 
     @property
     def _needs_borders(self) -> bool:
         return self.debias or self.merge_threshold is not None
+
+    @property
+    def zero_at_identity(self) -> bool:
+        return self.divergence != "binary_ce"
 
     def check(self, pair: Pair) -> None:
         for side, vocabulary in (("student", pair.student), ("teacher", pair.teacher)):
@@ -108,17 +137,19 @@ class Alm(Method):
                     f'method alm: the {side}\'s vocabulary has no token for border "{self.border}"'
                     "; choose another border or set debias: false and merge_threshold: null"
                 )
+        if self.bias_file is not None:
+            load_pair_bias(self.bias_file).check(pair.teacher, pair.student)
 
     def signal(self, teacher: Prediction, document: Document) -> TokenLikelihoods:
-        return token_likelihoods(
-            teacher, self._border_ids(teacher.vocabulary) if self._needs_borders else None
-        )
+        borders = self._border_ids(teacher.vocabulary) if self._needs_borders else None
+        found = token_likelihoods(teacher, borders)
+        return identified(found, teacher.tokens.ids) if self.chunks == "unbiased" else found
 
     def loss(
         self, student: Prediction, signal: Signal, pair: Pair, modules: nn.ModuleDict
     ) -> LossTerm:
         likelihoods = expect(signal, TokenLikelihoods)
-        chunks = self._live(student.tokens, pack(student.scored), likelihoods)
+        chunks = self._live(student.tokens, pack(student.scored), likelihoods, pair)
         logprobs = self._of_student(student, chunks, pair.student)
         teacher = torch.from_numpy(self._of_teacher(chunks, likelihoods)).to(logprobs)
         values = self._divergence(teacher, logprobs)
@@ -128,20 +159,37 @@ class Alm(Method):
     def num_units(
         self, tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: Signal, pair: Pair
     ) -> int:
-        return self._live(tokens, scored, expect(signal, TokenLikelihoods)).num_chunks
+        return self._live(tokens, scored, expect(signal, TokenLikelihoods), pair).num_chunks
 
     def _live(
-        self, tokens: Tokens, scored: Bool[np.ndarray, "token"], teacher: TokenLikelihoods
+        self,
+        tokens: Tokens,
+        scored: Bool[np.ndarray, "token"],
+        teacher: TokenLikelihoods,
+        pair: Pair,
     ) -> Alignment:
         """The chunks that count, joined where the teacher sees no border."""
         _refuse_other_document(tokens, teacher)
-        finest = align(tokens.byte_ends, teacher.byte_ends)
-        live = live_chunks(finest, scored, np.isfinite(teacher.logprob))
-        closes = np.ones(finest.num_chunks, dtype=bool)
+        chunks = self._chunks(tokens, teacher, pair.student)
+        live = live_chunks(chunks, scored, np.isfinite(teacher.logprob))
+        closes = np.ones(chunks.num_chunks, dtype=bool)
         if self.merge_threshold is not None:
             log_threshold = math.log(self.merge_threshold) if self.merge_threshold else -math.inf
-            closes = teacher.border_logprob[finest.teacher_last] > log_threshold
-        return merge_chunks(finest, group_chunks(live, closes))
+            closes = teacher.border_logprob[chunks.teacher_last] > log_threshold
+        return merge_chunks(chunks, group_chunks(live, closes))
+
+    def _chunks(
+        self, tokens: Tokens, teacher: TokenLikelihoods, vocabulary: Vocabulary
+    ) -> Alignment:
+        finest = align(tokens.byte_ends, teacher.byte_ends)
+        if self.chunks == "space":
+            return space_chunks(finest, tokens, vocabulary)
+        if self.chunks == "unbiased":
+            ids = expect(teacher, IdentifiedLikelihoods).ids
+            bias = load_pair_bias(str(self.bias_file))
+            threshold = 1e-4 if self.bias_threshold is None else self.bias_threshold
+            return unbiased_chunks(finest, tokens, vocabulary, ids, bias, threshold)
+        return finest
 
     def _of_teacher(
         self, chunks: Alignment, teacher: TokenLikelihoods

@@ -2,6 +2,8 @@
 
 The teacher sends its final-norm hidden states; with its head, sent once, the student rebuilds the
 exact distributions row chunk by row chunk, so no table of the vocabulary crosses a process.
+
+Source: Hinton et al. 2015, arXiv:1503.02531; each divergence's own paper is named at its function.
 """
 
 from collections.abc import Callable
@@ -57,6 +59,7 @@ class Kl(Method):
     """
 
     unit: ClassVar[str] = "tokens"
+    bytes_per_token: ClassVar[str] = "4 × hidden size + 8; 2 × in bfloat16"
     needs_teacher_head: ClassVar[bool] = True
 
     divergence: Literal[
@@ -78,6 +81,10 @@ class Kl(Method):
                 'option "times_temperature_squared" has no effect with temperature 1; leave it out'
             )
         return self
+
+    @property
+    def zero_at_identity(self) -> bool:
+        return True
 
     def check(self, pair: Pair) -> None:
         if pair.student.fingerprint != pair.teacher.fingerprint:

@@ -3,8 +3,9 @@
 Run files name them ``asset:NAME``; ``catalogue.py`` lists them, ``cache.py`` puts them in place.
 """
 
+from orchestrator.assets.archives import AssetError
+from orchestrator.assets.asset import Asset
 from orchestrator.assets.cache import cache_folder, fetch_all, resolve
-from orchestrator.assets.catalogue import ASSETS, Asset
-from orchestrator.assets.packages import AssetError
+from orchestrator.assets.catalogue import ASSETS
 
 __all__ = ["ASSETS", "Asset", "AssetError", "cache_folder", "fetch_all", "resolve"]

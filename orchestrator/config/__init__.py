@@ -1,5 +1,6 @@
 """The run file: its schema, how it is read with overrides, and what is said when it is wrong."""
 
+from orchestrator.config.checks import ChecksConfig
 from orchestrator.config.load import load_run, parse_run, to_yaml
 from orchestrator.config.method import MethodConfig
 from orchestrator.config.run import RunConfig
@@ -16,6 +17,7 @@ from orchestrator.config.training import (
 
 __all__ = [
     "CeOnlyConfig",
+    "ChecksConfig",
     "CompareConfig",
     "DataConfig",
     "MethodConfig",

@@ -27,13 +27,24 @@ def read_deepspeed(source: object) -> object:
     if not isinstance(source, str | Path):
         return source
     try:
-        options: Any = json.loads(Path(source).read_text(encoding="utf-8"))
+        options: Any = json.loads(
+            Path(source).read_text(encoding="utf-8"), object_pairs_hook=_each_key_once
+        )
     except OSError as error:
         raise ValueError(
             f'cannot read "{source}" ({error.strerror}); expected a mapping or a JSON file'
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'"{source}" is not JSON ({error}); expected a mapping in JSON') from error
     if not isinstance(options, dict):
         raise ValueError(f'"{source}" holds no mapping; expected DeepSpeed\'s options by name')
     return options
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f'key "{key}" appears twice')
+        found[key] = value
+    return found

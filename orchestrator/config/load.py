@@ -47,7 +47,8 @@ def parse_run(data: object, source: str = "run") -> RunConfig:
 
 
 def _line(path: str, text: str) -> str:
-    return f"{path}: {text}" if path else text
+    line = f"{path}: {text}" if path else text
+    return line.replace("\n", "\\n")
 
 
 def to_yaml(config: RunConfig) -> str:

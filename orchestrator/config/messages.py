@@ -36,7 +36,7 @@ def as_written(value: object) -> str:
     ('null', 'true', '"ten"')
     """
     text = json.dumps(value, default=str, ensure_ascii=False)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+    return _cut(text)
 
 
 def path_text(location: Location, data: object) -> str:
@@ -50,10 +50,14 @@ def path_text(location: Location, data: object) -> str:
         data = _entry(data, step)
         if isinstance(step, int):
             name = data.get("name") if isinstance(data, Mapping) and text == "teachers" else None
-            text += f"[{step}]" + (f" ({name})" if isinstance(name, str) else "")
+            text += f"[{step}]" + (f" ({_cut(name)})" if isinstance(name, str) else "")
         else:
-            text += f".{step}" if text else str(step)
+            text += f".{_cut(step)}" if text else _cut(str(step))
     return text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def _entry(data: object, step: str | int) -> object:

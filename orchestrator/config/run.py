@@ -13,17 +13,19 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.config.checks import ChecksConfig
 from orchestrator.config.deepspeed import OWNED_KEYS, read_deepspeed
 from orchestrator.config.problems import Problem, raise_if_any
-from orchestrator.config.section import Expected, Items, Section, refuse_keys
+from orchestrator.config.section import Expected, Items, Section, refuse_keys, refuse_non_finite
 from orchestrator.config.student import StudentConfig
 from orchestrator.config.teacher import TeacherConfig, repeated_names
 from orchestrator.config.training import CompareConfig, DataConfig, MixtureConfig, TrainConfig
 
 DeepSpeedOptions = Annotated[
     dict[str, Any],
-    BeforeValidator(read_deepspeed),
+    BeforeValidator(read_deepspeed, json_schema_input_type=dict[str, Any] | str),
     AfterValidator(refuse_keys(OWNED_KEYS)),
+    AfterValidator(refuse_non_finite),
     Expected("a mapping or the path of a JSON file"),
 ]
 
@@ -43,6 +45,8 @@ class RunConfig(Section):
     """The optimisation."""
     compare: CompareConfig = CompareConfig()
     """What the distilled student is compared with."""
+    checks: ChecksConfig = ChecksConfig()
+    """What must hold on the loaded models before the first step."""
     deepspeed: DeepSpeedOptions = Field(default_factory=dict)
     """DeepSpeed's own options, inline or as the path of a JSON file; passed through as they are,
     only the keys that this file owns are refused."""
@@ -58,7 +62,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        raise_if_any([*_batches(self), *_losses(self), *_steps(self.train), *_overlap(self.data)])
+        problems = [*_batches(self), *_losses(self), *_steps(self.train), *_overlap(self.data)]
+        raise_if_any([*problems, *_best(self)])
         return self
 
 
@@ -100,6 +105,17 @@ def _steps(train: TrainConfig) -> Iterator[Problem]:
             f"{train.save_steps} is never reached within train.max_steps = {train.max_steps}; "
             "expected fewer steps, or 0 to save only at the end",
         )
+
+
+def _best(config: RunConfig) -> Iterator[Problem]:
+    if not config.train.keep_best:
+        return
+    for missing, rule in (
+        (not config.data.validation, "data.validation to choose by"),
+        (not config.train.save_steps, "train.save_steps above 0"),
+    ):
+        if missing:
+            yield Problem(("train", "keep_best"), f"true needs {rule}")
 
 
 def _overlap(data: DataConfig) -> Iterator[Problem]:

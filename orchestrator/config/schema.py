@@ -22,10 +22,10 @@ SCALARS: dict[object, str] = {
 }
 
 BOUNDS: dict[type, Callable[[Any], str]] = {
-    Gt: lambda bound: f"above {bound.gt:g}",
-    Ge: lambda bound: f"at least {bound.ge:g}",
-    Lt: lambda bound: f"below {bound.lt:g}",
-    Le: lambda bound: f"at most {bound.le:g}",
+    Gt: lambda bound: f"above {bound.gt}",
+    Ge: lambda bound: f"at least {bound.ge}",
+    Lt: lambda bound: f"below {bound.lt}",
+    Le: lambda bound: f"at most {bound.le}",
     MinLen: lambda bound: "not empty",
 }
 

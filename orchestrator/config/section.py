@@ -1,5 +1,6 @@
 """The base of every part of the run file, and the checks that several parts share."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
@@ -61,6 +62,20 @@ def refuse_keys(refused: Mapping[str, str]) -> Callable[[dict[str, Any]], dict[s
     return check
 
 
+def refuse_non_finite(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse NaN and infinity, wherever they stand in a passed-through mapping."""
+    open_parts: list[object] = [options]
+    while open_parts:
+        part = open_parts.pop()
+        if isinstance(part, Mapping):
+            open_parts.extend(part.values())
+        elif isinstance(part, list | tuple):
+            open_parts.extend(part)
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise ValueError(f"it holds the number {part}; expected finite numbers")
+    return options
+
+
 OWNED_MODEL_OPTIONS = {
     "dtype": "use the key dtype beside model_options",
     "torch_dtype": "use the key dtype beside model_options",
@@ -76,7 +91,11 @@ Items = Annotated[tuple[T, ...], Strict(False)]
 
 ModelSource = Annotated[str, MinLen(1), Expected("a folder, a hub id or asset:NAME")]
 
-ModelOptions = Annotated[dict[str, Any], AfterValidator(refuse_keys(OWNED_MODEL_OPTIONS))]
+ModelOptions = Annotated[
+    dict[str, Any],
+    AfterValidator(refuse_keys(OWNED_MODEL_OPTIONS)),
+    AfterValidator(refuse_non_finite),
+]
 
 Device = Literal["auto", "cpu", "cuda"]
 

@@ -1,6 +1,6 @@
 """The part ``student`` of the run file: the model that is trained."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import MinLen
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +29,8 @@ class StudentConfig(Section):
     """Branch, tag or commit of a hub id; null is the hub's default branch."""
     tokenizer: str | None = None
     """The tokenizer of ``init`` by default. Another one is not in this release."""
+    template: Literal["plain"] | None = None
+    """How chats are written; null is the tokenizer's own template, or plain if it has none."""
     keep_layers: Annotated[Items[LayerIndex], MinLen(1)] | None = None
     """Indices of the layers of ``init`` that are kept, rising; null keeps all."""
     drop_layers: Annotated[Items[LayerIndex], MinLen(1)] | None = None
@@ -43,6 +45,8 @@ class StudentConfig(Section):
     """CPU threads of each rank; null is a fair share of the machine."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
+    packing: bool = False
+    """Several documents share a row of a batch, without seeing each other: less padding."""
     resources: Resources = Resources()
     """What Ray sets aside for each rank."""
     model_options: Annotated[ModelOptions, Expected("a mapping")] = Field(default_factory=dict)

@@ -8,6 +8,7 @@ from annotated_types import MinLen
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from orchestrator.config.method import MethodConfig
+from orchestrator.config.projection import ProjectionConfig
 from orchestrator.config.section import (
     Device,
     Dtype,
@@ -21,11 +22,11 @@ from orchestrator.config.section import (
     not_in_this_release,
 )
 
-NAME_RULE = 'letters, digits, _ and -, and not "ce"'
+NAME_RULE = 'letters, digits, _ and -, and not "ce" or "student"'
 
 
 def _check_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "ce":
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in ("ce", "student"):
         raise ValueError(f'"{name}" is not a name; expected {NAME_RULE}')
     return name
 
@@ -55,10 +56,16 @@ class TeacherConfig(Section):
     """Padded tokens in one forward pass of the teacher, at most (one document at least)."""
     start_token: str | None = None
     """Special token put before each document; null is what the model's tokenizer does."""
+    template: Literal["plain"] | None = None
+    """How chats are written; null is the tokenizer's own template, or plain if it has none."""
+    packing: bool = False
+    """Several documents share a row of a batch, without seeing each other: less padding."""
     resources: Resources = Resources()
     """What Ray sets aside for the teacher."""
     model_options: Annotated[ModelOptions, Expected("a mapping")] = Field(default_factory=dict)
     """Passed to ``from_pretrained`` as it is, such as ``attn_implementation``."""
+    projection: ProjectionConfig = ProjectionConfig()
+    """How W is built for the methods that read it."""
     methods: Annotated[Items[MethodConfig], MinLen(1)]
     """The methods fed by this teacher, each name once; one forward pass serves them all."""
 
@@ -76,6 +83,9 @@ class TeacherConfig(Section):
                 "trust_remote_code is true without a revision; expected the commit of the code "
                 "that is trusted"
             )
+        reads = any(entry.method.needs_projection for entry in self.methods)
+        if self.projection != ProjectionConfig() and not reads:
+            raise ValueError("projection has no effect: none of the methods reads W; leave it out")
         check_device(self.device, self.resources)
         return self
 

@@ -76,17 +76,23 @@ class TrainConfig(Section):
     """Decay of AdamW's running means of the gradient and of its square."""
     max_grad_norm: float = Field(1.0, ge=0)
     """The gradient is scaled down to this norm; 0 switches clipping off."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the order of documents and of everything random."""
     logging_steps: int = Field(1, ge=1)
     """Steps between two entries of the metrics."""
     gradient_share_steps: int = Field(10, ge=0)
     """Steps between two measurements of each teacher's share of the gradient; 0 is never."""
     save_steps: int = Field(0, ge=0)
-    """Steps between two checkpoints; 0 is only one, at the end."""
+    """Steps between two checkpoints, and one after the last step; 0 writes none but the final
+    model. Only a run with checkpoints survives a crash."""
+    save_total_limit: int | None = Field(None, ge=1)
+    """Checkpoints that are kept, the oldest deleted first; null keeps all. The latest and the
+    best one always stay."""
+    keep_best: bool = False
+    """Score ``data.validation`` at each checkpoint and never delete the best one."""
     prefetch: int = Field(2, ge=1)
     """Steps that the teachers may work ahead of the student."""
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: float = Field(600.0, gt=0, le=1_000_000)
     """Seconds of silence after which a teacher or a rank counts as lost."""
     learning_rates_tried: Items[LearningRate] = ()
     """A record of the search that led to ``learning_rate``; it has no effect."""

@@ -1,12 +1,13 @@
 """Reads and writes YAML strictly.
 
-Scalars follow YAML 1.2, so that ``1e-3`` is a number and ``no`` is text. Repeated keys are
-refused, and so are aliases, which can blow a small file up without bound.
+Scalars follow YAML 1.2, so that ``1e-3`` is a number and ``no`` is text. Refused are repeated
+keys, keys that are not text, tags, whole numbers beyond 64 bits, control characters, deep nesting,
+and aliases, which can blow a small file up without bound.
 """
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -15,17 +16,28 @@ from orchestrator.errors import ConfigError
 LARGEST_FILE = 256 * 1024
 """Longest run file, in bytes."""
 
+DEEPEST = 50
+"""Levels of nesting that a run file may have."""
+
+LARGEST_NUMBER = 2**63 - 1
+
 FLOAT = re.compile(
-    r"[-+]?((\.\d+|\d+\.\d*)([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$"
+    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
+
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Control characters and halves of surrogate pairs, which only an escape can bring in."""
 
 SCALARS: tuple[tuple[str, re.Pattern[str], tuple[str, ...]], ...] = (
     ("bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), tuple("tTfF")),
-    ("int", re.compile(r"[-+]?(0|[1-9][\d_]*)$"), tuple("-+0123456789")),
+    ("int", re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), tuple("-+0123456789")),
     ("float", FLOAT, tuple("-+.0123456789")),
     ("null", re.compile(r"(~|null|Null|NULL|)$"), ("~", "n", "N", "")),
 )
 """Types of a plain scalar: name, pattern, first characters; the first that fits counts."""
+
+TEXT = "tag:yaml.org,2002:str"
 
 Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
 
@@ -40,30 +52,59 @@ def _resolvers() -> Resolvers:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2, without repeated keys and aliases."""
+    """Safe YAML with the scalars of YAML 1.2, and without what the module refuses."""
 
     yaml_implicit_resolvers = _resolvers()
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not supported; write the value out",
-                problem_mark=self.get_mark(),
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            _refuse("aliases are not supported; write the value out", self.get_mark())
+        elif event.tag is not None:
+            _refuse(f"tags are not supported, found {event.tag}", event.start_mark)
+        if self.depth > DEEPEST:
+            _refuse(f"nested too deeply; expected at most {DEEPEST} levels", event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if found := UNPRINTABLE.search(str(node.value)):
+            _refuse(f"text holds the character U+{ord(found[0]):04X}", node.start_mark)
+        return super().construct_scalar(node)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        digits = node.value.replace("_", "").lstrip("+-")
+        if len(digits) > len(str(LARGEST_NUMBER)) or int(digits) > LARGEST_NUMBER:
+            _refuse(
+                f"{node.value[:20]}… has {len(digits)} digits; expected a whole number up to "
+                f"{LARGEST_NUMBER}",
+                node.start_mark,
             )
-        return super().compose_node(parent, index)
+        return int(super().construct_yaml_int(node))
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first_lines: dict[str, int] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
+            if key.tag != TEXT:
+                shown = key.value if isinstance(key, yaml.ScalarNode) else "of several values"
+                _refuse(f"key {shown} is not text; put it in quotes", key.start_mark)
             if key.value in first_lines:
-                raise yaml.MarkedYAMLError(
-                    problem=f'key "{key.value}" is already in line {first_lines[key.value]}',
-                    problem_mark=key.start_mark,
+                _refuse(
+                    f'key "{key.value}" is already in line {first_lines[key.value]}',
+                    key.start_mark,
                 )
-            if isinstance(key, yaml.ScalarNode):
-                first_lines[key.value] = line
+            first_lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _refuse(problem: str, mark: yaml.Mark) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -85,7 +126,7 @@ def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        ConfigError: the text is not YAML; says in which line of ``source``.
+        ConfigError: the text is not YAML, or uses what is refused; says where in ``source``.
 
     >>> parse_yaml("{rate: 1e-3, answer: no}", "example")
     {'rate': 0.001, 'answer': 'no'}
@@ -96,8 +137,8 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{source}{where}: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
         raise ConfigError(f"{source}: not YAML: {reason}") from error
 
 

@@ -15,9 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from orchestrator.student.adamw import AdamWState, WholeState
 from orchestrator.student.engine import EngineOptions, Update
 from orchestrator.student.module import DistillModule, Example, Probe
-from orchestrator.student.schedule import lr_factor
+from orchestrator.student.partitions import PartitionedState
+from orchestrator.student.schedule import lr_factor, resume_schedule
 
 
 def prepare_environment(device: str, extensions: Path) -> None:
@@ -50,13 +52,17 @@ class DeepSpeedEngine:
             fused=True,  # one pass over memory instead of eight
         )
         factor = lr_factor(options.lr_schedule, options.warmup_steps, options.max_steps)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
-            lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
+            lr_scheduler=self._schedule,
             config=settings(options),
             dist_init_required=True,
         )
+        self.state: AdamWState = WholeState(module, optimizer)
+        if self._engine.zero_optimization():
+            self.state = PartitionedState(module, self._engine.optimizer, optimizer)
         num_ranks = torch.distributed.get_world_size()
         self._undo_averages = float(options.accumulation * num_ranks)
         if num_ranks == 1 and not self._engine.zero_optimization():
@@ -96,6 +102,11 @@ class DeepSpeedEngine:
         summed = values.clone().to(self.module.student.device)  # NCCL sums on GPUs alone
         torch.distributed.all_reduce(summed)
         return summed.to(values.device)
+
+    def resume_at(self, step: int) -> None:
+        """See the protocol."""
+        resume_schedule(self._schedule, step)
+        self._engine.global_steps = step
 
     def state_dict(self) -> dict[str, Tensor]:
         """The student's weights; under ZeRO-3 gathered from all ranks, so all must call."""

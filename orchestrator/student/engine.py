@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from orchestrator.student.adamw import AdamWState
 from orchestrator.student.module import DistillModule, Example, Probe
 
 
@@ -45,6 +46,8 @@ class StudentEngine(Protocol):
     """
 
     module: DistillModule
+    state: AdamWState
+    """Master weights and moments by parameter name."""
 
     def forward(
         self, examples: Sequence[Example], probe: Probe | None = None
@@ -62,3 +65,6 @@ class StudentEngine(Protocol):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The student model's full weights on the CPU (complete on rank 0)."""
+
+    def resume_at(self, step: int) -> None:
+        """Put the learning-rate schedule and counters where they are after ``step`` updates."""

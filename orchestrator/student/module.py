@@ -19,7 +19,7 @@ from losses.cross_entropy import cross_entropy
 from losses.document import Document
 from losses.prediction import Head, Prediction
 from losses.signals import Signal
-from teachers.backends.transformers import LanguageModel, hidden_states
+from teachers.backends.transformers import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class DistillModule(nn.Module):
         self.student = student
         self.terms = tuple(terms)
         self.method_modules = nn.ModuleList(t.method.modules(t.pair) for t in self.terms)
+        self.method_modules.to(student.device)
 
     def attach_head(self, teacher: str, head: Head) -> None:
         """Give a teacher's rebuilt head to those of its terms that read it."""
@@ -85,11 +86,16 @@ class DistillModule(nn.Module):
 
         The probe looks at the totals in here: an engine may forbid gradients of its outputs
         other than by its own backward pass.
+
+        Every trained parameter of a method gets a gradient, a zero one where no document had
+        anything for the method: ranks must reduce the same parameters. Under ZeRO-3 they must
+        also gather the same ones, so there a method calls its modules once a document, on no
+        rows if it has none.
         """
         tokens = [example.tokens for example in examples]
-        states = hidden_states(self.model.base_model, tokens, self.student.device)
+        states = self.student.hidden_states(tokens)
         totals = [self._totals(e, h) for e, h in zip(examples, states, strict=True)]
-        summed = torch.stack(totals).sum(0)
+        summed = torch.stack(totals).sum(0) + self._nothing()
         if probe is not None:
             probe(summed)
         return summed
@@ -98,13 +104,19 @@ class DistillModule(nn.Module):
         self, example: Example, hidden: Float[Tensor, "token hidden"]
     ) -> Float[Tensor, "term"]:
         prediction = self.student.prediction(example.document, example.tokens, hidden)
-        losses = [cross_entropy(prediction), *self._distill(prediction, example.signals)]
-        return torch.stack([loss.total for loss in losses])
+        return torch.stack([loss.total for loss in self.losses(prediction, example.signals)])
 
-    def _distill(self, prediction: Prediction, signals: Sequence[Signal]) -> list[LossTerm]:
-        found = []
+    def losses(self, prediction: Prediction, signals: Sequence[Signal]) -> list[LossTerm]:
+        """One document's cross-entropy, then each term's loss."""
+        found = [cross_entropy(prediction)]
         for term, modules, signal in zip(self.terms, self.method_modules, signals, strict=True):
             if not isinstance(modules, nn.ModuleDict):
                 raise TypeError(f"{term.name}: modules() must give a ModuleDict")
             found.append(term.method.loss(prediction, signal, term.pair, modules))
         return found
+
+    def _nothing(self) -> Float[Tensor, ""]:
+        """Zero, with a zero gradient to the methods' parameters (those that are here whole)."""
+        parameters = [p for p in self.method_modules.parameters() if p.requires_grad]
+        zeros = (p.flatten()[:0].sum() for p in parameters if p.numel())
+        return sum(zeros, torch.zeros((), device=self.student.device))

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 
+from torch.optim.lr_scheduler import LambdaLR
+
 
 def lr_factor(schedule: str, warmup_steps: int, max_steps: int) -> Callable[[int], float]:
     """Factor at each step: linear warm-up, then constant, linear to 0 or cosine to 0.
@@ -27,3 +29,14 @@ def lr_factor(schedule: str, warmup_steps: int, max_steps: int) -> Callable[[int
         return decay(min(progress, 1.0))
 
     return factor
+
+
+def resume_schedule(schedule: LambdaLR, step: int) -> None:
+    """Put a schedule where it is after ``step`` steps: its rates are a function of the step."""
+    pairs = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    rates = [base * factor(step) for base, factor in pairs]
+    lambdas = [None] * len(rates)
+    changed = {"last_epoch": step, "_step_count": step + 1, "_last_lr": rates}
+    schedule.load_state_dict({**changed, "lr_lambdas": lambdas})
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from losses.alignment.tokens import scored_tokens
 from losses.document import Document
 from orchestrator.errors import TrainingDiverged
+from orchestrator.gates.student import check
+from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.student.engine import StudentEngine, Update
 from orchestrator.student.gradients import LastLayer
 from orchestrator.student.module import Example
@@ -92,6 +93,13 @@ class StudentTrainer:
             )
         return self._report(totals, scale, examples, update, last_layer)
 
+    def check(
+        self, documents: Sequence[Document], signals: Sequence[DocumentSignals], gates: Gates
+    ) -> list[Verdict]:
+        """What must hold before the first step; every rank reads the same documents."""
+        examples = self._examples(documents, signals)
+        return check(self.engine.module, examples, self.micro_batch, gates)
+
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """The student's own score of each document."""
         student = self.engine.module.student
@@ -124,7 +132,7 @@ class StudentTrainer:
         return torch.where(counts > 0, 1.0 / counts.clamp(min=1.0), torch.zeros_like(counts))
 
     def _units(self, example: Example) -> Float[Tensor, "term"]:
-        scored = scored_tokens(example.tokens.byte_ends, example.document.scored)
+        scored = example.tokens.scored(example.document.scored)
         rows = zip(self.engine.module.terms, example.signals, strict=True)
         units = [t.method.num_units(example.tokens, scored, s, t.pair) for t, s in rows]
         return torch.tensor([int(scored.sum()), *units], dtype=torch.float64)
@@ -139,11 +147,7 @@ class StudentTrainer:
             totals = self.engine.forward(micro_batch, last_layer.add if last_layer else None)
         objective = (totals * factors.to(totals)).sum()
         if not torch.isfinite(objective):
-            names = ", ".join(example.document.name for example in micro_batch)
-            raise TrainingDiverged(
-                f"the loss of documents {names} is {objective.item()}: lower train.learning_rate "
-                "or raise train.warmup_steps; if it happens at the first step, check the data"
-            )
+            raise TrainingDiverged(_not_finite(self._names, totals, micro_batch))
         with self._timed("backward"):
             self.engine.backward(objective)
         return totals.detach().double().cpu()
@@ -168,8 +172,26 @@ class StudentTrainer:
             seconds=dict(self.seconds),
         )
 
+    @property
+    def _names(self) -> list[str]:
+        return ["ce", *(term.name for term in self.engine.module.terms)]
+
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _not_finite(
+    names: Sequence[str], totals: Float[Tensor, "term"], micro_batch: Sequence[Example]
+) -> str:
+    """Which terms are not finite, on which documents; all terms if only their sum is not."""
+    values = zip(names, totals.tolist(), strict=True)
+    wrong = [f"{name} is {value}" for name, value in values if not math.isfinite(value)]
+    documents = ", ".join(example.document.name for example in micro_batch)
+    return (
+        f"the loss is not finite: {', '.join(wrong) or 'the weighted sum'} on documents "
+        f"{documents}; lower train.learning_rate or raise train.warmup_steps; if it happens at "
+        "the first step, check the data"
+    )

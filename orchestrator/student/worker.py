@@ -13,14 +13,23 @@ import ray
 import torch
 from transformers import set_seed
 
+from losses.alignment.projection import Projection
 from losses.alignment.vocabulary import Vocabulary
 from losses.base import Method, Pair
 from losses.document import Document
 from orchestrator.errors import WorkerLost
+from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.student.deepspeed import DeepSpeedEngine, prepare_environment, zero_optimization
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.layers import keep_layers, kept_layers
 from orchestrator.student.module import DistillModule, Term
+from orchestrator.student.state import (
+    load_weights_into,
+    restore,
+    restore_random_state,
+    save_state,
+    sizes,
+)
 from orchestrator.student.trainer import Objective, StepReport, StudentTrainer
 from teachers.backends.transformers import LanguageModel, load_weights
 from teachers.evaluation import DocumentScore
@@ -39,6 +48,8 @@ class TermSpec:
     weight: float
     vocabulary: Vocabulary
     """The teacher's."""
+    projection: Projection | None = None
+    """W, where the method reads it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,8 @@ class StudentSpec:
     terms: tuple[TermSpec, ...] = ()
     timeout_s: float = 600.0
     token_budget: int = 2048
+    resume_from: Path | None = None
+    """The state folder of the checkpoint to continue from; None starts from ``source``."""
 
 
 class StudentWorker:  # pragma: no cover - runs in another process
@@ -82,6 +95,8 @@ class StudentWorker:  # pragma: no cover - runs in another process
         torch.set_num_threads(spec.threads)
         self.spec = spec
         self.trainer = build_trainer(spec, device)
+        if spec.resume_from is not None:
+            restore_random_state(spec.resume_from, self.rank)
 
     def set_head(self, teacher: str, head: HeadWeights) -> None:
         """Give a teacher's head to the terms that read its full distributions."""
@@ -108,6 +123,14 @@ class StudentWorker:  # pragma: no cover - runs in another process
         )
         return report, waited
 
+    def check(
+        self, documents: Sequence[Document], references: dict[str, Any], gates: Gates
+    ) -> list[Verdict]:
+        """See ``StudentTrainer.check``."""
+        received = [self._get(teacher, reference) for teacher, reference in references.items()]
+        signals = [sum((s[i] for s in received), ()) for i in range(len(documents))]
+        return self.trainer.check(documents, signals, gates)
+
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """See ``StudentTrainer.evaluate``."""
         return self.trainer.evaluate(documents)
@@ -119,6 +142,14 @@ class StudentWorker:  # pragma: no cover - runs in another process
             student = self.trainer.engine.module.student
             student.model.save_pretrained(folder, state_dict=weights)
             student.tokenizer.fast.save_pretrained(folder)
+
+    def save_state(self, folder: Path, step: int) -> None:
+        """Write what is needed to continue exactly; every rank takes part."""
+        save_state(self.trainer.engine, step, folder, self.rank)
+
+    def sizes(self) -> tuple[int, int]:
+        """About how many bytes the saved model has, and the state of a checkpoint beside it."""
+        return sizes(self.trainer.engine.module)
 
     def _get(self, teacher: str, reference: Any) -> list[DocumentSignals]:
         try:
@@ -150,7 +181,12 @@ def build_trainer(spec: StudentSpec, device: str) -> StudentTrainer:
         # once a document, however long, and not again in the backward pass.
         student = replace(student, elements_in_memory=sys.maxsize)
     terms = [_term(term, student.tokenizer.vocabulary) for term in spec.terms]
-    engine = DeepSpeedEngine(DistillModule(student, terms), spec.engine)
+    module = DistillModule(student, terms)
+    if spec.resume_from is not None:
+        load_weights_into(module, spec.resume_from)
+    engine = DeepSpeedEngine(module, spec.engine)
+    if spec.resume_from is not None:
+        restore(engine, spec.resume_from)
     student.model.train()
     return StudentTrainer(engine, spec.objective, spec.engine.micro_batch, spec.token_budget)
 
@@ -163,10 +199,10 @@ def load_student(spec: StudentSpec, device: str) -> LanguageModel:
     keep_layers(model, kept_layers(depth, spec.keep, spec.drop))
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return LanguageModel.wrap(model, tokenizer)
+    return LanguageModel.wrap(model, tokenizer, packing=spec.source.packing)
 
 
 def _term(spec: TermSpec, student: Vocabulary) -> Term:
-    pair = Pair(student, spec.vocabulary)
+    pair = Pair(student, spec.vocabulary, projection=spec.projection)
     spec.method.check(pair)
     return Term(spec.teacher, spec.method_name, spec.method, spec.weight, pair)

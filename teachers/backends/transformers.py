@@ -8,9 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from losses.alignment.tokens import Tokens, scored_tokens
+from losses.alignment.tokens import Tokens
 from losses.document import Document
 from losses.prediction import ELEMENTS_IN_MEMORY, Head, Prediction
+from teachers.backends.packing import check_packing, packed_hidden_states
+from teachers.batching import token_budget_batches
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
 
@@ -22,13 +24,15 @@ SELF_TEST_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16:
 class LanguageModel:
     """A causal language model, its tokenizer, and its head.
 
-    Documents with more log-probabilities than ``elements_in_memory`` are read in row chunks.
+    Documents with more log-probabilities than ``elements_in_memory`` are read in row chunks; with
+    ``packing`` several documents share a row of a batch.
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     head: Head
     elements_in_memory: int = ELEMENTS_IN_MEMORY
+    packing: bool = False
 
     @classmethod
     def load(
@@ -37,15 +41,21 @@ class LanguageModel:
         """Load weights from a folder or a hub id.
 
         Raises:
-            ValueError: our reading of the model's head differs from the model's own logits.
+            ValueError: our reading of the model's head differs from the model's own logits, or
+                packed documents see each other.
         """
-        return cls.wrap(load_weights(source, device), tokenizer)
+        return cls.wrap(load_weights(source, device), tokenizer, packing=source.packing)
 
     @classmethod
-    def wrap(cls, model: PreTrainedModel, tokenizer: Tokenizer) -> "LanguageModel":
+    def wrap(
+        cls, model: PreTrainedModel, tokenizer: Tokenizer, *, packing: bool = False
+    ) -> "LanguageModel":
         """Check a loaded model's head against the model's own logits and wrap both."""
-        language_model = cls(model, tokenizer, head_of(model, len(tokenizer.vocabulary)))
+        head = head_of(model, len(tokenizer.vocabulary))
+        language_model = cls(model, tokenizer, head, packing=packing)
         language_model._self_test()
+        if packing:
+            check_packing(model, tokenizer.name)
         return language_model
 
     @property
@@ -72,17 +82,26 @@ class LanguageModel:
     def predictions(self, documents: Sequence[Document]) -> list[Prediction]:
         """The model's predictions on a batch of documents (one padded forward pass)."""
         tokens = self.encode(documents)
-        states = hidden_states(self.model.base_model, tokens, self.device)
+        states = self.hidden_states(tokens)
         return [
             self.prediction(document, view, hidden)
             for document, view, hidden in zip(documents, tokens, states, strict=True)
         ]
 
+    def batches(self, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+        """Which documents of these lengths share a forward pass: see ``token_budget_batches``."""
+        return token_budget_batches(lengths, token_budget, packing=self.packing)
+
+    def hidden_states(self, batch: Sequence[Tokens]) -> list[Float[Tensor, "_ hidden"]]:
+        """Final-norm hidden states of each sequence, from one forward pass."""
+        read = packed_hidden_states if self.packing else hidden_states
+        return read(self.model.base_model, batch, self.device)
+
     def prediction(
         self, document: Document, tokens: Tokens, hidden: Float[Tensor, "token hidden"]
     ) -> Prediction:
         """The prediction that these hidden states make about the document."""
-        scored = torch.from_numpy(scored_tokens(tokens.byte_ends, document.scored))
+        scored = torch.from_numpy(tokens.scored(document.scored))
         return Prediction(
             tokens=tokens,
             hidden=hidden,

@@ -42,6 +42,7 @@ CHOICES = [
     Alm(border="end"),
     Alm(weighting="token_count"),
     Alm(weighting="log1p_token_count"),
+    Alm(chunks="space", merge_threshold=None),
 ]
 every = pytest.mark.parametrize("method", CHOICES, ids=repr)
 

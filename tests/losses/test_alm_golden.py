@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from losses.alignment.bias import PairBias
 from losses.alignment.vocabulary import Vocabulary
 from losses.base import Pair
 from losses.document import text_document
@@ -19,14 +20,13 @@ SHARED = GOLDEN["shared_inputs"]
 CASES = {case["id"]: case for case in GOLDEN["cases"]}
 
 NOT_COMPARED = {
-    "kind=space,mode=append_space": "whitespace-word chunks are not offered",
-    "kind=space,mode=merge_by_space_prob+append_space": "whitespace-word chunks are not offered",
-    "kind=unbiased,mode=append_space": "precomputed-bias chunks (appendix F) are not offered",
-    "kind=unbiased,mode=merge_by_space_prob+append_space": "appendix F is not offered",
-    "chunk_sizes=[4]": "fixed runs of chunks, deprecated by tokenkit itself, are not offered",
-    "chunk_sizes=[1, 2, 4, 8]": "fixed runs of chunks are not offered",
-    "grad_accumulation,mode=merge_by_space_prob+append_space": "no reference of what is meant",
-    "prompt_masked,mode=append_space": "scores part of a chunk that a mask cuts; see the test",
+    "chunk_sizes=[4]": "fixed runs of tokenkit's columns, deprecated there: the start token takes "
+    "up the first column, so where runs begin depends on it, and they cut across words",
+    "chunk_sizes=[1, 2, 4, 8]": "the same, and the runs of all sizes are averaged",
+    "grad_accumulation,mode=merge_by_space_prob+append_space": "one document of a batch of two; "
+    "see test_accumulated_document",
+    "prompt_masked,mode=append_space": "scores the rest of a chunk that the mask cuts; compared "
+    "where it cuts none in test_prompt_mask_that_cuts_no_chunk",
     "prompt_masked,mode=merge_by_space_prob+append_space": "the same",
 }
 COMPARED = [name for name in CASES if name not in NOT_COMPARED]
@@ -57,7 +57,22 @@ def sequence(predict, side, case, row, logits):
     return predict(logits[:length], ends, ids=ids, vocabulary=words, scored=scored)
 
 
-def options(case):
+@pytest.fixture(scope="module")
+def bias_file(tmp_path_factory):
+    """The only two biases that give tokenkit's unbiased chunks: "lo" | "ello", "ld" | "orld"."""
+    path = tmp_path_factory.mktemp("bias") / "bias.safetensors"
+    fingerprints = {"teacher": PAIR.teacher.fingerprint, "student": PAIR.student.fingerprint}
+    PairBias(
+        teacher_ids=np.array([2, 4]),
+        student_ids=np.array([2, 4]),
+        teacher_bias=np.array([0.5, 0.0]),
+        student_bias=np.array([0.0, 0.5]),
+        **fingerprints,
+    ).save(path)
+    return str(path)
+
+
+def options(case, bias_file):
     params, mode = case["params"], case["params"]["alm_mode"]
     name = params["alm_diff_fn"]
     without = {"abs", "binary_kl_temp_limit", "renyi"}
@@ -71,16 +86,18 @@ def options(case):
         ),
         border="end" if "eos_as_space" in mode else "words",
         weighting=params["distill_main_path_numerator"],
+        chunks={"unconstrained": "finest"}.get(case["chunk_kind"], case["chunk_kind"]),
+        bias_file=bias_file if case["chunk_kind"] == "unbiased" else None,
     )
 
 
-def run(predict, case, dtype=torch.float64):
-    """Total, units and the gradient to the student's logits of both rows."""
-    method, logits = options(case), SHARED["logits"][case["logits"]]
+def run(predict, bias_file, case, dtype=torch.float64, rows=(0, 1)):
+    """Total and units of these rows, and the gradient to the student's logits of both."""
+    method, logits = options(case, bias_file), SHARED["logits"][case["logits"]]
     student_logits = torch.tensor(logits["student"], dtype=dtype, requires_grad=True)
     teacher_logits = torch.tensor(logits["teacher"], dtype=dtype)
     terms = []
-    for row in range(2):
+    for row in rows:
         teacher = sequence(predict, "teacher", case, row, teacher_logits[row])
         student = sequence(predict, "student", case, row, student_logits[row])
         signal = method.signal(teacher, text_document("golden", ""))
@@ -88,9 +105,9 @@ def run(predict, case, dtype=torch.float64):
         scored = student.scored.numpy()
         assert method.num_units(student.tokens, scored, signal, PAIR) == term.units
         terms.append(term)
-    total = terms[0].total + terms[1].total
+    total = sum(term.total for term in terms)
     total.backward()
-    return total.item(), terms[0].units + terms[1].units, student_logits.grad.numpy()
+    return total.item(), sum(term.units for term in terms), student_logits.grad.numpy()
 
 
 def denominator(case, units):
@@ -109,18 +126,18 @@ def test_border_ids_are_the_peers():
 
 @pytest.mark.parametrize("name", COMPARED)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
-def test_loss_is_what_the_paper_means(predict, name, dtype):
+def test_loss_is_what_the_paper_means(predict, bias_file, name, dtype):
     case = CASES[name]
-    total, units, _ = run(predict, case, dtype)
+    total, units, _ = run(predict, bias_file, case, dtype)
     intended = case["reference_float64"]["loss_intended"]
     tolerance = 2e-5 * max(1, abs(intended))
     assert total / denominator(case, units) == pytest.approx(intended, abs=tolerance)
 
 
 @pytest.mark.parametrize("name", [name for name in COMPARED if name not in NO_GRADIENT])
-def test_gradient_is_the_peers_with_the_right_denominator(predict, name):
+def test_gradient_is_the_peers_with_the_right_denominator(predict, bias_file, name):
     case = CASES[name]
-    _, units, gradient = run(predict, case)
+    _, units, gradient = run(predict, bias_file, case)
     reference = case["reference_float64"]
     correction = 1.0
     if reference["loss_peer_denominator"]:
@@ -130,19 +147,19 @@ def test_gradient_is_the_peers_with_the_right_denominator(predict, name):
 
 
 @pytest.mark.parametrize("name", sorted(NO_GRADIENT))
-def test_gradient_is_finite_where_the_peers_is_not(predict, name):
-    _, _, gradient = run(predict, CASES[name], torch.float32)
+def test_gradient_is_finite_where_the_peers_is_not(predict, bias_file, name):
+    _, _, gradient = run(predict, bias_file, CASES[name], torch.float32)
     assert np.isfinite(gradient).all()
     peer = np.array(CASES[name]["outputs"]["grad_student_logits"], dtype=object)
     assert "NaN" in peer
 
 
 @pytest.mark.parametrize("mode", ["append_space", "merge_by_space_prob+append_space"])
-def test_prompt_mask_that_cuts_no_chunk(predict, mode):
+def test_prompt_mask_that_cuts_no_chunk(predict, bias_file, mode):
     # In the second row the mask cuts the chunk of tokens 2 and 3 in two: tokenkit scores token 3
     # alone, here the chunk is dead. The first row has no such chunk, and its gradient agrees.
     case = CASES[f"prompt_masked,mode={mode}"]
-    total, units, gradient = run(predict, case)
+    total, units, gradient = run(predict, bias_file, case)
     reference, counts = case["reference_float64"], case["outputs"]["chunk_teacher_token_count"]
     peer_units = np.count_nonzero(counts)
     factor = peer_units * reference["loss_intended"] / reference["loss_peer_denominator"]
@@ -150,6 +167,17 @@ def test_prompt_mask_that_cuts_no_chunk(predict, mode):
     np.testing.assert_allclose(gradient[0], peer[0], atol=1e-7)
     assert units == peer_units - (1 if mode == "append_space" else 0)
     assert total != pytest.approx(reference["loss_intended"] * peer_units, rel=1e-3)
+
+
+def test_accumulated_document(predict, bias_file):
+    # tokenkit gives each of two micro-batches its own mean, to be averaged later: twice what the
+    # one document adds to the mean over both documents' chunks.
+    case = CASES["grad_accumulation,mode=merge_by_space_prob+append_space"]
+    total, _, gradient = run(predict, bias_file, case, rows=(0,))
+    _, units, _ = run(predict, bias_file, case)
+    peer = np.array(case["outputs"]["grad_student_logits"], dtype=np.float64)
+    assert 2 * total / units == pytest.approx(case["outputs"]["loss"], abs=2e-5)
+    np.testing.assert_allclose(2 * gradient[0] / units, peer[0], atol=1e-7)
 
 
 FIRST = json.loads((Path(__file__).parents[1] / "golden" / "alm_loss_first_chunk.json").read_text())

@@ -1,73 +1,11 @@
-"""The finest common chunking against tokenkit, a brute force and its own laws."""
-
-import json
-from pathlib import Path
+"""The finest common chunking against a brute force, its own laws and what other aligners lose."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losses.alignment.chunks import align, group_chunks, live_chunks, merge_chunks
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-REAL = json.loads((GOLDEN / "align_real_tokenizers.json").read_text())["cases"]
-SYNTHETIC = json.loads((GOLDEN / "align_synthetic.json").read_text())["cases"]
-
-NOT_COMPARED = {
-    "leading_space_teacher_two": "a text with and without leading spaces: not the same bytes",
-    "mismatching_text_length": "the two sides hold other bytes: refused by the encoder, not here",
-    "mismatching_text_unchecked": "the same",
-    "empty_student_space": "tokenkit raises IndexError; see test_empty_sides",
-}
-"""Synthetic cases that are not one document under two tokenizers."""
-
-
-def ends_of(pieces, drop=0):
-    """Byte ends of hexadecimal pieces without the first ``drop`` bytes."""
-    return np.maximum(np.cumsum([len(bytes.fromhex(piece)) for piece in pieces]) - drop, 0).astype(
-        np.int64
-    )
-
-
-def spans(found):
-    """Chunks as tokenkit writes them: teacher start, teacher end, student start, student end."""
-    return [
-        [
-            np.flatnonzero(found.teacher_chunk == chunk)[0],
-            found.teacher_last[chunk] + 1,
-            np.flatnonzero(found.student_chunk == chunk)[0],
-            found.student_last[chunk] + 1,
-        ]
-        for chunk in range(found.num_chunks)
-    ]
-
-
-@pytest.mark.parametrize("case", REAL, ids=lambda c: f"{c['teacher']}-{c['student']}-{c['id']}")
-def test_real_tokenizers(case):
-    pieces = {side: case[f"{side}_tokens"] for side in ("teacher", "student")}
-    extra = int(case["leading_space_repair"])  # the space that the teacher's tokenizer adds
-    assert bytes.fromhex("".join(pieces["teacher"]))[extra:] == bytes.fromhex(
-        "".join(pieces["student"])
-    )
-    teacher, student = ends_of(pieces["teacher"], extra), ends_of(pieces["student"])
-    expected = case["alignment_indices"]
-    if teacher[0] == 0:  # the added space is a token of its own: no bytes, hence outside
-        expected = [[max(expected[0][0], 1), *expected[0][1:]], *expected[1:]]
-    assert spans(align(student, teacher)) == expected
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in SYNTHETIC if case["id"] not in NOT_COMPARED], ids=lambda c: c["id"]
-)
-def test_synthetic(case):
-    pieces = case["inputs"]
-    teacher, student = (ends_of(pieces[f"bytes_hex_{side}"]) for side in ("teacher", "student"))
-    assert spans(align(student, teacher)) == case["outputs"]["alignment_indices"]
-
-
-def test_every_excluded_case_exists():
-    assert NOT_COMPARED.keys() <= {case["id"] for case in SYNTHETIC}
+from losses.alignment.chunks import align, align_batch, group_chunks, live_chunks, merge_chunks
 
 
 @pytest.mark.parametrize(
@@ -101,6 +39,17 @@ def segmentations(draw):
         return np.array([-1] * draw(st.integers(0, 2)) + ends)
 
     return side(), side()
+
+
+@st.composite
+def batches(draw):
+    """Any number of documents; a side may be empty or have no bytes at all."""
+    nothing = st.sampled_from([[], [-1], [-1, -1], [0], [-1, 0]]).map(
+        lambda ends: np.array(ends, dtype=np.int64)
+    )
+    document = st.one_of(segmentations(), st.tuples(nothing, segmentations().map(lambda s: s[0])))
+    document = st.one_of(document, document.map(lambda sides: sides[::-1]))
+    return draw(st.lists(document, max_size=6))
 
 
 def brute_force(student, teacher):
@@ -174,3 +123,79 @@ def test_merging_keeps_the_last_tokens_of_each_group():
     nothing = merge_chunks(fine, np.full(4, -1))
     assert nothing.num_chunks == 0
     assert nothing.student_chunk.tolist() == [-1] * 5
+
+
+@given(batches())
+def test_a_batch_is_its_documents_one_by_one(documents):
+    found = align_batch([one for one, _ in documents], [other for _, other in documents])
+    assert len(found) == len(documents)
+    for (student, teacher), one in zip(documents, found, strict=True):
+        expected_student, expected_teacher, common = brute_force(student, teacher)
+        assert one.student_chunk.tolist() == expected_student
+        assert one.teacher_chunk.tolist() == expected_teacher
+        assert student[one.student_last].tolist() == common
+        assert teacher[one.teacher_last].tolist() == common
+
+
+def test_both_sides_of_a_batch_are_needed():
+    with pytest.raises(ValueError, match="2 documents of the student and 1 of the teacher"):
+        align_batch([np.array([1]), np.array([2])], [np.array([1])])
+
+
+def test_given_ends_are_not_written_to():
+    student, teacher = np.array([-1, 2, -1, 4]), np.array([-1, 4])
+    align(student, teacher)
+    assert student.tolist() == [-1, 2, -1, 4]
+    assert teacher.tolist() == [-1, 4]
+
+
+def chunks_of(student, teacher):
+    found = align(np.array(student), np.array(teacher))
+    return found.student_chunk.tolist(), found.teacher_chunk.tolist()
+
+
+# What other aligners lose: each of these is one document, and no border may be missed.
+
+
+def test_start_token_on_one_side_before_a_space():
+    # " Hi there": <s> " Hi" " there" against " H" "i" " there"
+    assert chunks_of([-1, 3, 9], [2, 3, 9]) == ([-1, 0, 1], [0, 0, 1])
+
+
+def test_special_token_in_the_middle_of_one_side():
+    # "A" <sep> "B" "C" against "A" "B" "C", as in packed documents or calls of tools
+    assert chunks_of([1, -1, 2, 3], [1, 2, 3]) == ([0, -1, 1, 2], [0, 1, 2])
+
+
+def test_space_that_a_tokenizer_puts_before_each_turn():
+    # "Hi" "Yo" against <s> "▁" "Hi" </s> "▁" "Y" "o": the added spaces are not in the document
+    assert chunks_of([2, -1, 4], [-1, 0, 2, -1, 2, 3, 4]) == (
+        [0, -1, 1],
+        [-1, -1, 0, -1, -1, 1, 1],
+    )
+
+
+def test_composed_character_against_its_parts():
+    # "e" + U+0301 + "x" is 4 bytes: "e" "◌́" "x" against NFC's "é" "x", which stands for 3 and 1
+    assert chunks_of([1, 3, 4], [3, 4]) == ([0, 0, 1], [0, 1])
+
+
+def test_left_padding():
+    assert chunks_of([-1, -1, -1, 2, 4], [-1, 1, 2, 4]) == ([-1, -1, -1, 0, 1], [-1, 0, 0, 1])
+
+
+def test_documents_packed_into_one_row():
+    # two documents with a separator on both sides; "cd" of the second is cut differently
+    assert chunks_of([-1, 2, -1, 4, 5], [2, -1, 3, 4, 5]) == (
+        [-1, 0, -1, 1, 2],
+        [0, -1, 1, 1, 2],
+    )
+
+
+def test_names_of_roles_in_the_text():
+    # "user" "\n" "model" are text like any other: only ids and the renderer make a template
+    assert chunks_of([4, 5, 10], [4, 5, 7, 10]) == ([0, 1, 2], [0, 1, 2, 2])
+
+
+def test_text_that_one_side_lacks_at_the_end():
+    assert chunks_of([2, 4, 6], [2, 3]) == ([0, -1, -1], [0, -1])

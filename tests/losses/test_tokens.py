@@ -15,6 +15,22 @@ def test_starts_of_a_chat():
     assert len(Tokens(np.arange(6), ends)) == 6
 
 
+def test_straddling_tokens_of_a_chat():
+    # <start> "ab" ".+newline" <end of turn> "c" and an end of turn that no token has
+    tokens = Tokens(np.arange(6), np.array([-1, 2, 3, 4, 5, 6]), np.array([2, 5]))
+    scored = np.array([True, True, True, True, False, True])
+    assert tokens.scored(scored).tolist() == [False, True, False, True, False, False]
+    assert scored_tokens(tokens.byte_ends, scored).tolist()[2]  # by its bytes alone it would be
+    assert tokens.num_straddling(scored) == 2
+    assert Tokens(tokens.ids, tokens.byte_ends).num_straddling(scored) == 0
+
+
+def test_the_first_token_does_not_count_as_straddling():
+    scored = np.array([False, True, True])
+    assert Tokens(np.arange(2), np.array([2, 3])).num_straddling(scored) == 0
+    assert Tokens(np.arange(3), np.array([-1, 2, 3])).num_straddling(scored) == 1
+
+
 def test_straddling_token_is_not_scored():
     # Bytes 0-3 prompt, 4-5 answer; tokens "abc", "de" (straddles), "f", then an empty one
     scored = np.array([False] * 4 + [True] * 2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from losses.base import Method, Pair
 from losses.document import Document, Segment, text_document
 from losses.methods.alm import Alm
 from losses.methods.kl import Kl
+from orchestrator.assets import resolve
+from orchestrator.student.adamw import WholeState
 from orchestrator.student.deepspeed import parameter_groups
 from orchestrator.student.engine import EngineOptions, Update
 from orchestrator.student.module import DistillModule, Example, Probe, Term
-from orchestrator.student.schedule import lr_factor
+from orchestrator.student.schedule import lr_factor, resume_schedule
 from orchestrator.student.trainer import Objective, StudentTrainer
 from teachers.backends.transformers import LanguageModel
 from teachers.teacher import DocumentSignals, Teacher
@@ -35,6 +38,7 @@ class TorchEngine:
         )
         factor = lr_factor(options.lr_schedule, options.warmup_steps, options.max_steps)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+        self.state = WholeState(module, self._optimizer)
 
     def forward(self, examples: Sequence[Example], probe: Probe | None = None) -> torch.Tensor:
         self.micro_batches.append(len(examples))
@@ -59,6 +63,9 @@ class TorchEngine:
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         return values.clone()
+
+    def resume_at(self, step: int) -> None:
+        resume_schedule(self._schedule, step)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.module.model.state_dict().items()}
@@ -158,3 +165,16 @@ def distillation(
         )
 
     return build
+
+
+@pytest.fixture
+def fetched() -> Callable[[str], Path]:
+    """Where a real asset lies; skips the test while it is not fetched."""
+
+    def find(reference: str) -> Path:
+        try:
+            return resolve(reference)
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
+
+    return find

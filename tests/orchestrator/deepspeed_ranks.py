@@ -66,10 +66,14 @@ def run_rank(rank: int, port: int, job: dict[str, Any], target: Path) -> None:
 
 
 def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
-    """All steps of a job on this rank's share of each batch, with an evaluation in between."""
+    """All steps of a job on this rank's share of each batch, with an evaluation in between.
+
+    A job may continue from ``spec.resume_from``; ``saves`` maps steps done to state folders.
+    """
     import torch
 
     from losses.prediction import ELEMENTS_IN_MEMORY
+    from orchestrator.student.state import restore_random_state, save_state
     from orchestrator.student.worker import build_trainer, join_group
 
     torch.set_num_threads(1)
@@ -81,8 +85,12 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
     module = trainer.engine.module
     if module.student.elements_in_memory == ELEMENTS_IN_MEMORY:  # not so under ZeRO-3
         module.student = replace(module.student, elements_in_memory=job["elements_in_memory"])
-    reports, scores = [], []
-    for documents, signals, num_bytes in job["steps"]:
+    reports, scores, saves = [], [], job.get("saves", {})
+    if spec.resume_from is not None:
+        restore_random_state(spec.resume_from, rank)
+    for done, (documents, signals, num_bytes) in enumerate(job["steps"], job.get("first", 0)):
+        if done in saves:
+            save_state(trainer.engine, done, saves[done], rank)
         mine = slice(rank, None, spec.num_ranks)
         scores = trainer.evaluate(documents)
         reports.append(

@@ -3,11 +3,11 @@
 import gzip
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator.assets import resolve
 from orchestrator.assets.split import Row, passages, split
 from orchestrator.assets.texts import boolq_rows, is_clean_prose
 
@@ -72,13 +72,6 @@ def test_boolq_passage_loses_its_question_and_tex_quotes(tmp_path: Path) -> None
     assert row.id.startswith("wikipedia/Some Title#")
 
 
-def fetched(reference: str) -> Path:
-    try:
-        return resolve(reference)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "digests"),
@@ -88,7 +81,7 @@ def fetched(reference: str) -> Path:
     ],
 )
 def test_fetched_texts_are_the_same_everywhere_and_disjoint(
-    name: str, digests: tuple[str, ...]
+    fetched: Callable[[str], Path], name: str, digests: tuple[str, ...]
 ) -> None:
     paths = [fetched(f"asset:{name}/{part}.jsonl") for part in PARTS]
     assert tuple(hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in paths) == digests
@@ -99,7 +92,7 @@ def test_fetched_texts_are_the_same_everywhere_and_disjoint(
 
 
 @pytest.mark.slow
-def test_prose_articles_are_in_one_part_only() -> None:
+def test_prose_articles_are_in_one_part_only(fetched: Callable[[str], Path]) -> None:
     lines = [fetched(f"asset:prose/{part}.jsonl").read_text().splitlines() for part in PARTS]
     articles = [{json.loads(line)["id"].rsplit("#")[0] for line in part} for part in lines]
     assert sum(map(len, articles)) == len(set.union(*articles))

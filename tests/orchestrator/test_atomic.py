@@ -1,11 +1,13 @@
 """A target is the old content or the new one, whatever fails and wherever."""
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from orchestrator.atomic import atomic_folder, atomic_write_text
+from orchestrator.atomic import atomic_folder, atomic_write_text, discard, remove_leftovers
 
 
 def fill(target: Path, text: str, *, replace: bool = False) -> None:
@@ -136,3 +138,53 @@ def test_failed_text_keeps_the_old_file(
     with pytest.raises(OSError, match="injected"):
         atomic_write_text(tmp_path / "file", "new")
     assert content(tmp_path) == {"file": "old"}
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_killed_replacement_is_tidied_up(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the old folder goes away, before the new one comes, and after that."""
+    fill(tmp_path / "target.v1", "old")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # a killed process cleans up nothing
+        if call < 3:
+            fail_on_call(patch, Path, "rename", call)
+            patch.setattr(Path, "rename", dying(Path.rename))
+        with contextlib.suppress(Killed):
+            fill(tmp_path / "target.v1", "new", replace=True)
+    assert len(names(tmp_path)) > 1
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["target.v1"]
+    expected = "new" if call == 3 else "old"
+    assert content(tmp_path) == {"target.v1/deep/file": expected}
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def dying(function: Callable[..., object]) -> Callable[..., object]:
+    """The same function, but its failure is the process's end."""
+
+    def call(*args: object) -> object:
+        try:
+            return function(*args)
+        except OSError as error:
+            raise Killed from error
+
+    return call
+
+
+def test_discarded_folder_loses_its_name_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "target", "old")
+    seen: list[list[str]] = []
+    monkeypatch.setattr("shutil.rmtree", lambda path: seen.append(names(tmp_path)))
+    discard(tmp_path / "target")
+    assert len(seen) == 1
+    assert seen[0][0].endswith(".partial")
+    monkeypatch.undo()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []

@@ -12,8 +12,11 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner, Result
 
+from losses.methods import method_names
 from orchestrator.cli import app
 from orchestrator.config import load_run, parse_run
+from orchestrator.config.json_schema import json_schema
+from orchestrator.config.shipped import shipped_run_files
 from orchestrator.config.yaml_text import parse_yaml
 from orchestrator.errors import (
     EXIT_CODES,
@@ -51,10 +54,11 @@ class TestTrain:
     """`tutelage train`, with the run itself replaced."""
 
     def train(self, monkeypatch: pytest.MonkeyPatch, outcome: object, *arguments: str) -> Result:
-        def record(config: object, *, overwrite: bool) -> object:
+        def record(config: object, *, overwrite: bool, resume: bool) -> object:
             if isinstance(outcome, Exception):
                 raise outcome
-            return f"{config.train.max_steps} steps, overwrite {overwrite}, {outcome}"
+            asked = f"overwrite {overwrite}, resume {resume}"
+            return f"{config.train.max_steps} steps, {asked}, {outcome}"
 
         stand_in(monkeypatch, "orchestrator.run", train=record)
         stand_in(monkeypatch, "orchestrator.report", final_table=lambda summary: summary)
@@ -62,7 +66,16 @@ class TestTrain:
 
     def test_prints_the_table(self, monkeypatch: pytest.MonkeyPatch):
         result = self.train(monkeypatch, "done", "train.max_steps=3", "--overwrite")
-        assert (result.exit_code, result.stdout) == (0, "3 steps, overwrite True, done\n")
+        assert (result.exit_code, result.stdout) == (
+            0,
+            "3 steps, overwrite True, resume False, done\n",
+        )
+
+    def test_resume(self, monkeypatch: pytest.MonkeyPatch):
+        assert "overwrite False, resume True" in self.train(monkeypatch, "x", "--resume").stdout
+        both = self.train(monkeypatch, "x", "--resume", "--overwrite")
+        assert both.exit_code == 2
+        assert "exclude each other" in both.stderr
 
     @pytest.mark.parametrize(
         ("error", "code"),
@@ -139,10 +152,43 @@ class TestCommands:
         assert parse_run(parse_yaml(result.stdout, "x")) == load_run("smoke.yaml", ["train.seed=7"])
 
     def test_validate_prints_lines(self, monkeypatch: pytest.MonkeyPatch):
+        def check(config: object, *, strict: bool) -> Iterator[str]:
+            yield f"strict {strict}"
+            yield "warning: something"
+
+        stand_in(monkeypatch, "orchestrator.validation", validate=check)
+        result = run("validate", "smoke.yaml")
+        assert (result.stdout, result.stderr) == ("strict False\n", "warning: something\n")
+        assert run("validate", "smoke.yaml", "--strict").stdout == "strict True\n"
+
+    def test_export(self, monkeypatch: pytest.MonkeyPatch):
+        @dataclass(frozen=True)
+        class Result:
+            arguments: str
+
         stand_in(
-            monkeypatch, "orchestrator.validation", validate=lambda _: iter(["data ok", "all ok"])
+            monkeypatch,
+            "orchestrator.export",
+            export=lambda *given: Result(", ".join(map(str, given))),
         )
-        assert run("validate", "smoke.yaml").stdout == "data ok\nall ok\n"
+        assert run("export", "run/final", "out").stdout == "arguments  run/final, out, None\n"
+        result = run("export", "run/final", "out", "--dtype", "bfloat16", "--json")
+        assert json.loads(result.stdout) == {"arguments": "run/final, out, bfloat16"}
+        assert run("export", "run/final", "out", "--dtype", "int8").exit_code == 2
+
+    def test_methods(self):
+        found = json.loads(run("methods", "--json").stdout)
+        assert [entry["name"] for entry in found] == method_names()
+        keys = {"name", "description", "source", "unit", "bytes_per_token", "options"}
+        assert all(entry.keys() == keys for entry in found)
+        text = run("methods").stdout
+        for entry in found:
+            assert f"name             {entry['name']}\n" in text
+            assert f"bytes_per_token  {entry['bytes_per_token']}\n" in text
+        assert "  temperature: a number, above 0; default 1.0\n      divides both" in text
+
+    def test_schema(self):
+        assert json.loads(run("schema").stdout) == json_schema()
 
     def test_evaluate(self, monkeypatch: pytest.MonkeyPatch):
         @dataclass(frozen=True)
@@ -193,14 +239,95 @@ class TestCommands:
         assert f"cache_folder  {tmp_path}" in run("env").stdout
 
 
-def test_help_imports_nothing_heavy():
-    """``tutelage --help`` answers at once."""
-    code = (
-        "import sys, orchestrator.cli\n"
-        "print([name for name in ('torch', 'ray', 'transformers', 'deepspeed', 'pydantic')"
-        " if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"
+class TestInit:
+    """`tutelage init`."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_lists_recipes(self):
+        lines = run("init").stdout.splitlines()
+        assert [line.split()[0] for line in lines] == [n[:-5] for n in shipped_run_files()]
+        assert "smoke       The smallest real run: two toy teachers with different" in lines[1]
+
+    @pytest.mark.parametrize("name", ["smoke", "smoke.yaml"])
+    def test_copies_into_the_current_folder(self, folder: Path, name: str):
+        result = run("init", name)
+        assert (result.exit_code, result.stdout) == (0, "smoke.yaml\n")
+        assert (folder / "smoke.yaml").read_bytes() == (ROOT / "configs/smoke.yaml").read_bytes()
+
+    def test_copies_to_a_path_or_into_a_folder(self, folder: Path):
+        assert run("init", "smoke", "mine.yaml").stdout == "mine.yaml\n"
+        (folder / "runs").mkdir()
+        assert run("init", "smoke", "runs").stdout == "runs/smoke.yaml\n"
+        assert load_run("mine.yaml") == load_run("runs/smoke.yaml")
+
+    def test_never_overwrites(self, folder: Path):
+        (folder / "smoke.yaml").write_text("mine")
+        result = run("init", "smoke")
+        assert result.exit_code == 1
+        assert result.stderr == "error: smoke.yaml exists already; name another file\n"
+        assert (folder / "smoke.yaml").read_text() == "mine"
+
+    def test_unknown_recipe(self):
+        result = run("init", "smok")
+        assert result.exit_code == 2
+        assert result.stderr == 'error: no recipe "smok", did you mean "smoke"?\n'
+        assert "there are: quickstart, smoke" in run("init", "x").stderr
+
+    def test_folder_that_does_not_exist(self):
+        result = run("init", "smoke", "none/smoke.yaml")
+        assert result.exit_code == 1
+        assert "No such file or directory" in result.stderr
+
+
+COMMANDS = sorted(command.callback.__name__ for command in app.registered_commands)
+
+HEAVY = ("torch", "ray", "transformers", "deepspeed", "numpy", "yaml", "orchestrator.config")
+"""typer itself imports pydantic where it finds it."""
+
+
+class TestHelp:
+    """``--help`` answers at once."""
+
+    def test_every_command_is_known_here(self):
+        expected = "assets env evaluate export init methods schema show train validate"
+        assert set(expected.split()) <= set(COMMANDS)
+
+    def test_imports_nothing_heavy(self):
+        code = (
+            "import sys\n"
+            "from typer.testing import CliRunner\n"
+            "from orchestrator.cli import app\n"
+            f"for command in [[], *([name] for name in {COMMANDS})]:\n"
+            "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
+            f"print([name for name in {HEAVY} if name in sys.modules])\n"
+        )
+        assert self.output(code) == "[]\n"
+
+    def test_takes_no_time(self):
+        """0.6 s are promised; the margin is for a busy machine, whose CPU time counts here."""
+        code = (
+            "import resource, sys\n"
+            "from orchestrator.cli import main\n"
+            "sys.argv[1:] = ['--help']\n"
+            "try:\n"
+            "    main()\n"
+            "except SystemExit:\n"
+            "    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+            "    print(used.ru_utime + used.ru_stime)\n"
+        )
+        assert float(self.output(code).splitlines()[-1]) < 1.5
+
+    def output(self, code: str) -> str:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout
+
+
+def test_the_page_on_the_command_line_is_complete():
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert [name for name in COMMANDS if f"| `tutelage {name}" not in page] == []
+    assert [code for code in EXIT_CODES.values() if f"\n| {code} | " not in page] == []

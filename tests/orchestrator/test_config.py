@@ -250,7 +250,13 @@ class TestAccepted:
             "teachers.0.name",
             "ce",
             'teachers[0] (ce).name: "ce" is not a name; expected letters, digits, _ and -, and '
-            'not "ce"',
+            'not "ce" or "student"',
+        ),
+        (
+            "teachers.0.name",
+            "student",
+            'teachers[0] (student).name: "student" is not a name; expected letters, digits, _ and '
+            '-, and not "ce" or "student"',
         ),
         (
             "teachers.0.name",
@@ -353,6 +359,37 @@ class TestAccepted:
             "tokenizer is not in this release; leave tokenizer out",
         ),
         (
+            "deepspeed",
+            {"a": [{"b": float("nan")}]},
+            "deepspeed: it holds the number nan; expected finite numbers",
+        ),
+        (
+            "student.model_options",
+            {"scale": float("inf")},
+            "student.model_options: it holds the number inf; expected finite numbers",
+        ),
+        (
+            "train.timeout_s",
+            1e300,
+            "train.timeout_s: 1e+300 is not allowed; expected a number, above 0, at most 1000000",
+        ),
+        (
+            "train.seed",
+            2**32,
+            "train.seed: 4294967296 is not allowed; expected a whole number, at least 0, below "
+            "4294967296",
+        ),
+        (
+            "a" * 100,
+            1,
+            f"{'a' * 60}…: unknown key; expected one of: {', '.join(RunConfig.model_fields)}",
+        ),
+        (
+            "data.train",
+            ["a\nb"],
+            'data.train[0]: "a\\nb" is not a data file; expected a .jsonl file or asset:NAME',
+        ),
+        (
             "student",
             {"init": "a", "keep_layers": [0], "drop_layers": [1]},
             "student: keep_layers and drop_layers are both set; expected at most one",
@@ -418,7 +455,7 @@ class TestSeveralProblems:
             "teachers[0] (first).methods[0].weight: 0 is not allowed; expected a number, above 0",
             "teachers[0] (first).methods[0].tau: unknown key; expected one of: temperature, "
             "divergence, ks",
-            "train.seed: -1 is not allowed; expected a whole number, at least 0",
+            "train.seed: -1 is not allowed; expected a whole number, at least 0, below 4294967296",
             "output_dir: missing; expected a path",
             'studnet: unknown key, did you mean "student"?',
         ]
@@ -449,6 +486,15 @@ class TestSeveralProblems:
         assert problems(changed("deepspeed", str(path))) == [
             f'deepspeed: "{path}" holds no mapping; expected DeepSpeed\'s options by name'
         ]
+        path.write_text('{"steps_per_print": 1, "steps_per_print": 2}')
+        assert problems(changed("deepspeed", str(path))) == [
+            f'deepspeed: "{path}" is not JSON (key "steps_per_print" appears twice); expected a '
+            "mapping in JSON"
+        ]
+        path.write_text('{"zero_optimization": {"stage": NaN}}')
+        assert problems(changed("deepspeed", str(path))) == [
+            "deepspeed: it holds the number nan; expected finite numbers"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -460,11 +506,42 @@ class TestSeveralProblems:
             "a: &b [1]\nc: *b\n",
             "x, line 2, column 6: aliases are not supported; write the value out",
         ),
-        ("[" * 20_000, "x: not YAML: nested too deeply"),
+        ("[" * 20_000, "x, line 1, column 52: nested too deeply; expected at most 50 levels"),
+        (
+            "{a: " * 20_000,
+            "x, line 1, column 202: nested too deeply; expected at most 50 levels",
+        ),
         (
             "a: !!python/object/apply:os.getcwd []",
-            "x, line 1, column 4: could not determine a constructor for the tag "
-            "'tag:yaml.org,2002:python/object/apply:os.getcwd'",
+            "x, line 1, column 4: tags are not supported, found "
+            "tag:yaml.org,2002:python/object/apply:os.getcwd",
+        ),
+        ("a: !!int x", "x, line 1, column 4: tags are not supported, found tag:yaml.org,2002:int"),
+        ("3: a", "x, line 1, column 1: key 3 is not text; put it in quotes"),
+        ("true: a", "x, line 1, column 1: key true is not text; put it in quotes"),
+        ("? [a]\n: b", "x, line 1, column 3: key of several values is not text; put it in quotes"),
+        (
+            f"a: -{2**63}",
+            "x, line 1, column 4: -9223372036854775808… has 19 digits; expected a whole number up "
+            "to 9223372036854775807",
+        ),
+        (
+            "a: " + "9" * 5000,
+            "x, line 1, column 4: 99999999999999999999… has 5000 digits; expected a whole number "
+            "up to 9223372036854775807",
+        ),
+        ('a: "\\0"', "x, line 1, column 4: text holds the character U+0000"),
+        ('a: "\\ud800"', "x, line 1, column 4: text holds the character U+D800"),
+        ('"\\e[2J": 1', "x, line 1, column 1: text holds the character U+001B"),
+        ("a:\n\tb: 1", "x, line 2, column 1: found character '\\t' that cannot start any token"),
+        (
+            "a: 1\n---\nb: 2",
+            "x, line 2, column 1: but found another document",
+        ),
+        (
+            "a: \x00",
+            "x: not YAML: unacceptable character #x0000: special characters are not allowed in "
+            '"<unicode string>", position 3',
         ),
     ],
 )
@@ -517,8 +594,7 @@ class TestFiles:
         path = tmp_path / "list.yaml"
         path.write_text("- 1\n")
         assert self.error(path) == (
-            f"{path}: holds no mapping; expected student, teachers, mixture, data, train, "
-            "compare, deepspeed, output_dir"
+            f"{path}: holds no mapping; expected {', '.join(RunConfig.model_fields)}"
         )
 
     def test_own_file_comes_before_a_shipped_one(

@@ -122,12 +122,12 @@ def test_leads_nowhere(run: Path, override: str, message: str):
             'teachers[1] (second).wight: unknown key, did you mean "weight"?',
         ),
         (
-            "train.seed=one",
-            'train.seed: "one" is not allowed; expected a whole number, at least 0',
+            "train.prefetch=one",
+            'train.prefetch: "one" is not allowed; expected a whole number, at least 1',
         ),
         (
-            "train.seed.x=1",
-            'train.seed: {"x": 1} is not allowed; expected a whole number, at least 0',
+            "train.prefetch.x=1",
+            'train.prefetch: {"x": 1} is not allowed; expected a whole number, at least 1',
         ),
     ],
 )

@@ -222,7 +222,7 @@ class TestRefusals:
         poison = ids[1].difference(*ids[:1], *ids[2:])
         embeddings = trainer.engine.module.model.get_input_embeddings().weight
         embeddings.data[sorted(poison)] = torch.nan
-        with pytest.raises(TrainingDiverged, match="the loss of documents d3 is nan"):
+        with pytest.raises(TrainingDiverged, match=r"ce is nan.* on documents d3;"):
             run(lab, trainer)
 
     def test_all_documents_of_the_micro_batch_are_named(self, lab):

@@ -1,5 +1,7 @@
 """Tokens as exact bytes, whatever the tokenizer's family and whatever the text."""
 
+import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import WordPiece
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -18,6 +20,7 @@ from losses.alignment.tokens import Tokens, byte_starts
 from losses.document import text_document
 from orchestrator.assets.toy.tokenizers import byte_level_tokenizer
 from teachers.source import ModelSource
+from teachers.text_tokens import TextTokens
 from teachers.tokenizer import Tokenizer, UnfaithfulTokenizer
 
 FAMILIES = ("bytelevel", "sentencepiece")
@@ -158,6 +161,13 @@ class TestRefusals:
         assert not tokenizer.is_faithful(bad)
         assert tokenizer.is_faithful(text_document("good", "I go"))
 
+    def test_only_the_unfaithful_of_many_texts_is_refused(self, fresh):
+        fresh.backend_tokenizer.normalizer = normalizers.Replace("q", "k")  # of the same width
+        texts = ["abc", "quit", "", "", "q", "xyz", "a q", "b"]
+        found = Tokenizer(fresh, "lossy").encode_text(texts)
+        read = [text for text, one in zip(texts, found, strict=True) if isinstance(one, TextTokens)]
+        assert read == ["abc", "", "", "xyz", "b"]
+
     def test_a_metaspace_of_the_text_is_never_read_as_a_space(self, tokenizers):
         document = text_document("d", "a▁b")
         assert tokenizers["bytelevel"].is_faithful(document)
@@ -168,18 +178,50 @@ class TestRefusals:
         with pytest.raises(UnfaithfulTokenizer, match="at byte 2"):
             encode(Tokenizer(fresh, "t"), "abqq")
 
-    @pytest.mark.parametrize(
-        "normalizer", [normalizers.Lowercase(), normalizers.NFD(), normalizers.Strip()]
-    )
-    def test_lossy_normalizer_is_refused_at_load(self, fresh, normalizer):
+    @pytest.mark.parametrize("normalizer", [normalizers.Lowercase(), normalizers.Replace("a", "b")])
+    def test_normalizer_that_changes_plain_text_is_refused_at_load(self, fresh, normalizer):
         fresh.backend_tokenizer.normalizer = normalizer
-        with pytest.raises(ValueError, match=r"^t: .*byte for byte.*at byte"):
+        with pytest.raises(ValueError, match=r"^t: .* plain English text .*not supported"):
             Tokenizer(fresh, "t")
 
-    def test_dummy_prefix_is_refused_at_load(self, fresh):
-        fresh.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
-        with pytest.raises(ValueError, match="at byte 0"):
+    @pytest.mark.parametrize(
+        ("normalizer", "good", "bad"),
+        [
+            (normalizers.NFD(), "e\u0301", "é"),
+            (normalizers.NFKC(), "é", "ﬁ"),
+            (normalizers.Strip(), "a b", "a b "),
+        ],
+    )
+    def test_declared_normalizer_is_checked_on_each_text(self, fresh, normalizer, good, bad):
+        fresh.backend_tokenizer.normalizer = normalizer
+        tokenizer = Tokenizer(fresh, "t")
+        assert tokenizer.normalisation.steps == (type(normalizer).__name__,)
+        read, refused = tokenizer.encode_text([good, bad])
+        assert isinstance(read, TextTokens)
+        assert isinstance(refused, UnfaithfulTokenizer)
+        assert refused.reason == "normaliser changes the text"
+
+    def test_undeclared_change_is_refused_at_load(self, fresh):
+        fresh.backend_tokenizer.pre_tokenizer = Sequence(
+            [WhitespaceSplit(), ByteLevel(add_prefix_space=False)]
+        )
+        with pytest.raises(ValueError, match=r"^t: .*byte for byte \(at byte 6.*Hello, World"):
             Tokenizer(fresh, "t")
+
+    def test_lost_bytes_are_refused_at_load(self, fresh):
+        """A byte-level tokenizer without some of the 256 bytes drops them without a word."""
+        state = json.loads(fresh.backend_tokenizer.to_str())
+        del state["model"]["vocab"]["Ċ"]
+        state["model"]["merges"] = [m for m in state["model"]["merges"] if "Ċ" not in "".join(m)]
+        backend = FastTokenizer.from_str(json.dumps(state))
+        with pytest.raises(ValueError, match="byte for byte"):
+            Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), "t")
+
+    def test_error_survives_pickling(self, fresh):
+        fresh.backend_tokenizer.normalizer = normalizers.NFC()
+        [error] = Tokenizer(fresh, "t").encode_text(["e\u0301"])
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), copy.reason) == (str(error), error.reason)
 
     def test_word_pieces_are_refused_at_load(self):
         backend = FastTokenizer(WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))

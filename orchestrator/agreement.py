@@ -1,0 +1,103 @@
+"""Whether a tokenizer and a model's configuration belong together, before any weight is loaded.
+
+What cannot work is an error: ids without a row in the embedding. What only looks as if the
+tokenizer came from another model is a warning, since many published models are a little untidy.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from teachers.source import ModelSource
+from teachers.tokenizer import Tokenizer
+
+MOST_PADDED_ROWS = 2048
+"""Published models pad their embedding by up to some hundred rows beyond the tokenizer."""
+
+PARTS = {"text_config", "decoder", "generator"}
+"""Keys of a configuration that has another one for the language model."""
+
+SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass
+class Agreement:
+    """Sentences on how model and tokenizer disagree."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def compare(source: ModelSource, tokenizer: Tokenizer) -> Agreement:
+    """Read the model's configuration and lay it beside the tokenizer.
+
+    Raises:
+        OSError: there is no configuration, or it cannot be read.
+        ValueError: the configuration is of an unknown kind.
+    """
+    return compare_config(_text_config(source), tokenizer)
+
+
+def _text_config(source: ModelSource) -> Mapping[str, Any]:
+    """What config.json says of the language model.
+
+    Only a configuration of several parts is read by its own class: importing that takes seconds.
+    """
+    found: dict[str, Any] = PretrainedConfig.get_config_dict(source.path, revision=source.revision)[
+        0
+    ]
+    if "vocab_size" in found and not PARTS & found.keys():
+        return found
+    config = AutoConfig.from_pretrained(
+        source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
+    )
+    whole: dict[str, Any] = config.get_text_config().to_dict()
+    return whole
+
+
+def compare_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> Agreement:
+    """Lay a language model's configuration beside a tokenizer."""
+    num_rows, num_ids = config["vocab_size"], len(tokenizer.vocabulary)
+    agreement = Agreement()
+    if num_rows < num_ids:
+        agreement.errors.append(
+            f"the tokenizer has {num_ids} ids, but the model only {num_rows} rows (vocab_size in "
+            "config.json); tokenizer and model do not belong together"
+        )
+    elif num_rows - num_ids > MOST_PADDED_ROWS:
+        agreement.warnings.append(
+            f"the model has {num_rows} rows, but the tokenizer only {num_ids} ids; is it the "
+            "tokenizer of this model?"
+        )
+    for name in SPECIAL_IDS:
+        for index in _ids(config.get(name)):
+            _check_special(agreement, name, index, num_rows, tokenizer)
+    return agreement
+
+
+def _ids(value: int | list[int] | None) -> Iterator[int]:
+    """One id, several, or none; -1 is an old way to write none."""
+    values = value if isinstance(value, list) else [value]
+    yield from (index for index in values if index is not None and index != -1)
+
+
+def _check_special(
+    agreement: Agreement, name: str, index: int, num_rows: int, tokenizer: Tokenizer
+) -> None:
+    token_bytes = tokenizer.vocabulary.token_bytes
+    if not 0 <= index < num_rows:
+        agreement.errors.append(
+            f"{name} in config.json is {index}, outside the model's {num_rows} rows"
+        )
+    elif index >= len(token_bytes):
+        agreement.warnings.append(
+            f"{name} in config.json is {index}, but the tokenizer has only {len(token_bytes)} ids"
+        )
+    elif (content := token_bytes[index]) is not None:
+        text = content.decode(errors="replace")
+        agreement.warnings.append(
+            f'{name} in config.json is {index}, which is the ordinary token "{text}" in the '
+            "tokenizer; is it the tokenizer of this model?"
+        )

@@ -1,0 +1,184 @@
+"""A checkpoint as a clean folder for others: model, tokenizer, generation settings, nothing else.
+
+What training needs beside (the optimizer's state, the data cursor) stays behind. The new folder
+appears under its name only after it was loaded and compared with the checkpoint.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from orchestrator.atomic import atomic_folder
+from orchestrator.checkpoint.contents import COMPLETE, flaw_of
+from orchestrator.errors import ConfigError
+
+WEIGHTS = ("model.safetensors", "model-*.safetensors")
+
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+SETTINGS = ("config.json", "generation_config.json")
+
+TOKENIZER = (
+    "tokenizer*",
+    "tekken.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "chat_template*",
+)
+"""Names of files, also patterns; folders are never taken."""
+
+PROBE = "In 2024, 3.14e10 cafés\r\n\tnaïve 日本語 👩‍👩‍👧 for $12.50; isn't it?  x  "
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    folder: str
+    dtype: str
+    num_tensors: int
+    num_parameters: int
+    num_bytes: int
+
+
+def export(checkpoint: Path, target: Path, dtype: str | None = None) -> Exported:
+    """Write the checkpoint's model and tokenizer to a new folder that ``from_pretrained`` opens.
+
+    Args:
+        checkpoint: ``checkpoint-N`` or ``final`` of a run, or any model folder.
+        target: must not exist.
+        dtype: number format of the weights, theirs by default.
+
+    Raises:
+        ConfigError: there is no whole checkpoint, or what was written differs from it.
+        FileExistsError: the target exists.
+    """
+    files = _files(checkpoint)
+    with atomic_folder(target.absolute()) as folder:
+        for file in files:
+            _copy(file, folder / file.name, dtype)
+        _complete_settings(folder, dtype)
+        tensors = _check(checkpoint, folder, dtype)
+    return Exported(
+        folder=str(target.absolute()),
+        dtype=", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})),
+        num_tensors=len(tensors),
+        num_parameters=sum(t.numel() for t in tensors.values()),
+        num_bytes=sum(path.stat().st_size for path in target.iterdir()),
+    )
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    """What the new folder is made from."""
+    if not checkpoint.is_dir():
+        raise ConfigError(
+            f"{checkpoint} is no folder; expected a checkpoint of a run, such as "
+            "OUTPUT_DIR/final or OUTPUT_DIR/checkpoint-100"
+        )
+    if (checkpoint / COMPLETE).exists() and (flaw := flaw_of(checkpoint)) is not None:
+        raise ConfigError(f"{checkpoint} is damaged: {flaw}; expected a whole checkpoint")
+    groups = {
+        "config.json": SETTINGS,
+        "model.safetensors": (*WEIGHTS, WEIGHTS_INDEX),
+        "tokenizer": TOKENIZER,
+    }
+    found = {what: _matching(checkpoint, patterns) for what, patterns in groups.items()}
+    if missing := [f"no {what}" for what, files in found.items() if not files]:
+        raise ConfigError(
+            f"{checkpoint} holds {', '.join(missing)}; expected a checkpoint of a run, "
+            "such as OUTPUT_DIR/final or OUTPUT_DIR/checkpoint-100"
+        )
+    return [file for files in found.values() for file in files]
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def _copy(source: Path, target: Path, dtype: str | None) -> None:
+    if dtype is None or source.suffix != ".safetensors":
+        shutil.copyfile(source, target)
+        return
+    tensors = {name: _cast(tensor, dtype) for name, tensor in load_file(source).items()}
+    save_file(tensors, target, metadata={"format": "pt"})
+
+
+def _cast(tensor: Tensor, dtype: str) -> Tensor:
+    return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+
+
+def _complete_settings(folder: Path, dtype: str | None) -> None:
+    """Name the number format in the configuration; add generation settings if there are none."""
+    if dtype is not None:
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(_with_dtype(config, dtype), indent=2) + "\n", encoding="utf-8")
+    if not (folder / "generation_config.json").is_file():
+        GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder)).save_pretrained(
+            folder
+        )
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The configuration with its own number format, and that of its parts, replaced."""
+    named = {key: dtype for key in ("dtype", "torch_dtype") if key in config}
+    parts = {
+        key: _with_dtype(value, dtype)
+        for key, value in config.items()
+        if key.endswith("_config") and isinstance(value, dict) and "dtype" in value
+    }
+    return {**config, **parts, **(named or {"dtype": dtype})}
+
+
+def _check(checkpoint: Path, folder: Path, dtype: str | None) -> dict[str, Tensor]:
+    """Load the folder as a user would and compare it with the checkpoint; gives its tensors.
+
+    Raises:
+        ConfigError: a tensor or the tokenizer differs.
+    """
+    expected = dict(pair for path in _matching(checkpoint, WEIGHTS) for pair in _tensors(path))
+    loading: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", output_loading_info=True
+    )
+    model, info = loading
+    if wrong := {kind: sorted(map(str, names)) for kind, names in info.items() if names}:
+        raise ConfigError(f"{checkpoint}: the weights do not fit config.json: {wrong}")
+    loaded = model.state_dict()
+    for name, tensor in expected.items():
+        wanted = tensor if dtype is None else _cast(tensor, dtype)
+        if name not in loaded or digest(loaded[name]) != digest(wanted):
+            raise ConfigError(f"{checkpoint}: {name} differs after loading; nothing was written")
+    _check_tokenizer(checkpoint, folder)
+    return {name: loaded[name] for name in expected}
+
+
+def _tensors(path: Path) -> list[tuple[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        return [(name, file.get_tensor(name)) for name in file.keys()]  # noqa: SIM118
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's number format, shape and content."""
+    content = tensor.detach().cpu().contiguous().view(torch.uint8).numpy()
+    header = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    return hashlib.sha256(header + content.tobytes()).hexdigest()
+
+
+def _check_tokenizer(checkpoint: Path, folder: Path) -> None:
+    before, after = (AutoTokenizer.from_pretrained(path) for path in (checkpoint, folder))
+    if before(PROBE)["input_ids"] != after(PROBE)["input_ids"]:
+        raise ConfigError(f"{checkpoint}: its tokenizer reads text differently after the copy")

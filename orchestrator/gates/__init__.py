@@ -1,0 +1,1 @@
+"""Gates: what must hold on the loaded models before the first step; docs/gates.md explains them."""

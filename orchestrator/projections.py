@@ -1,0 +1,74 @@
+"""The projection W of a student's and a teacher's tokenizer: built once, kept in the cache folder.
+
+It is found again by the fingerprints of both vocabularies, the rules by which the tokenizers cut a
+text, and the options, so a changed tokenizer never meets an old W.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from losses.alignment.projection import Projection, ProjectionKey, ProjectionOptions
+from losses.alignment.projection_build import build_projection
+from orchestrator.assets import cache_folder
+from orchestrator.atomic import atomic_folder
+from orchestrator.config import RunConfig
+from teachers.inside import cutting_rules, encode_inside
+from teachers.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def needed_projections(
+    config: RunConfig, student: Tokenizer, teachers: Mapping[str, Tokenizer]
+) -> dict[str, Projection]:
+    """W of each teacher that feeds a method which reads it, by the teacher's name."""
+    return {
+        teacher.name: projection_of(student, teachers[teacher.name], teacher.projection.options)
+        for teacher in config.teachers
+        if any(entry.method.needs_projection for entry in teacher.methods)
+    }
+
+
+def projection_of(student: Tokenizer, teacher: Tokenizer, options: ProjectionOptions) -> Projection:
+    """W from the cache folder; if it is not there, it is built and put there."""
+    key = projection_key(student, teacher, options)
+    folder = projection_folder(key)
+    if folder.is_dir():
+        return Projection.load(folder, key)
+    log.info("building the projection of %s onto %s", student.name, teacher.name)
+    projection = build_projection(
+        student.vocabulary,
+        teacher.vocabulary,
+        partial(encode_inside, teacher),
+        options,
+        partial(encode_inside, student),
+    )
+    try:
+        with atomic_folder(folder) as partial_folder:
+            projection.save(partial_folder, key)
+    except FileExistsError:
+        return Projection.load(folder, key)  # another process was quicker
+    return projection
+
+
+def projection_key(
+    student: Tokenizer, teacher: Tokenizer, options: ProjectionOptions
+) -> ProjectionKey:
+    """What W depends on; the student's own cutting counts only in the reverse pass."""
+    return ProjectionKey(
+        student=student.vocabulary.fingerprint,
+        teacher=teacher.vocabulary.fingerprint,
+        cutting=cutting_rules(teacher) + (cutting_rules(student) if options.reverse else ""),
+        options=options,
+    )
+
+
+def projection_folder(key: ProjectionKey) -> Path:
+    """Where a W lies in the cache folder."""
+    digest = hashlib.sha256(json.dumps(asdict(key), sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "projections" / digest[:16]

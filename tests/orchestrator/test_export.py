@@ -1,0 +1,141 @@
+"""A checkpoint as a folder for others."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from orchestrator.checkpoint.contents import COMPLETE, seal
+from orchestrator.errors import ConfigError
+from orchestrator.export import export
+from teachers.backends.transformers import LanguageModel
+
+TEXT = "The quick brown fox"
+
+
+@pytest.fixture
+def checkpoint(language_model: Callable[..., LanguageModel], tmp_path: Path) -> Path:
+    """A checkpoint of a run, with what training keeps in it."""
+    folder = tmp_path / "run" / "checkpoint-7"
+    student = language_model("llama")
+    student.model.save_pretrained(folder)
+    student.tokenizer.fast.save_pretrained(folder)
+    (folder / "state").mkdir()
+    save_file({"moment": torch.ones(3)}, folder / "state" / "adamw.safetensors")
+    (folder / "trainer_state.json").write_text('{"step": 7}')
+    seal(folder)
+    return folder
+
+
+def logits(folder: Path) -> torch.Tensor:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
+    ids = AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return model(ids).logits
+
+
+class TestExport:
+    """Good checkpoints."""
+
+    def test_opens_and_says_the_same(self, checkpoint: Path, tmp_path: Path):
+        result = export(checkpoint, tmp_path / "out")
+        assert torch.equal(logits(tmp_path / "out"), logits(checkpoint))
+        assert result.folder == str(tmp_path / "out")
+        assert result.dtype == "float32"
+        files = {path.name for path in (tmp_path / "out").iterdir()}
+        assert files == {
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        }
+        assert result.num_bytes == sum(p.stat().st_size for p in (tmp_path / "out").iterdir())
+        tensors = load_file(checkpoint / "model.safetensors").values()
+        assert result.num_tensors == len(tensors)
+        assert result.num_parameters == sum(tensor.numel() for tensor in tensors)
+
+    def test_in_another_number_format(self, checkpoint: Path, tmp_path: Path):
+        result = export(checkpoint, tmp_path / "out", "bfloat16")
+        before = load_file(checkpoint / "model.safetensors")
+        after = load_file(tmp_path / "out" / "model.safetensors")
+        assert result.dtype == "bfloat16"
+        assert before.keys() == after.keys()
+        assert all(torch.equal(after[name], t.bfloat16()) for name, t in before.items())
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+        assert model.dtype == torch.bfloat16
+
+    def test_tied_weights_and_several_files(self, language_model, tmp_path: Path):
+        student = language_model("gemma2", tie_word_embeddings=True)
+        student.model.save_pretrained(tmp_path / "in", max_shard_size="20KB")
+        student.tokenizer.fast.save_pretrained(tmp_path / "in")
+        assert len(list((tmp_path / "in").glob("model-*.safetensors"))) > 1
+        export(tmp_path / "in", tmp_path / "out")
+        assert torch.equal(logits(tmp_path / "out"), logits(tmp_path / "in"))
+        export(tmp_path / "in", tmp_path / "half", "bfloat16")
+        assert AutoModelForCausalLM.from_pretrained(tmp_path / "half").dtype == torch.bfloat16
+
+    def test_generation_settings_are_made_where_there_are_none(
+        self, checkpoint: Path, tmp_path: Path
+    ):
+        (checkpoint / COMPLETE).unlink()
+        (checkpoint / "generation_config.json").unlink()
+        export(checkpoint, tmp_path / "out")
+        settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+        assert settings["eos_token_id"] == 0
+
+
+class TestRefusals:
+    """Nothing is written."""
+
+    def refusal(self, checkpoint: Path, target: Path, error: type[Exception] = ConfigError) -> str:
+        with pytest.raises(error) as caught:
+            export(checkpoint, target)
+        left = [path.name for path in target.parent.iterdir() if target.name in path.name]
+        assert left == ([target.name] if error is FileExistsError else [])
+        return str(caught.value)
+
+    def test_existing_target(self, checkpoint: Path, tmp_path: Path):
+        (tmp_path / "out").mkdir()
+        message = self.refusal(checkpoint, tmp_path / "out", FileExistsError)
+        assert "out exists already" in message
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_no_folder(self, tmp_path: Path):
+        message = self.refusal(tmp_path / "none", tmp_path / "out")
+        assert message == (
+            f"{tmp_path / 'none'} is no folder; expected a checkpoint of a run, such as "
+            "OUTPUT_DIR/final or OUTPUT_DIR/checkpoint-100"
+        )
+
+    def test_a_run_is_no_checkpoint(self, checkpoint: Path, tmp_path: Path):
+        message = self.refusal(checkpoint.parent, tmp_path / "out")
+        assert "holds no config.json, no model.safetensors, no tokenizer; expected" in message
+
+    def test_damaged_checkpoint(self, checkpoint: Path, tmp_path: Path):
+        content = bytearray((checkpoint / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (checkpoint / "model.safetensors").write_bytes(content)
+        assert "model.safetensors has another content than was written" in self.refusal(
+            checkpoint, tmp_path / "out"
+        )
+
+    @pytest.mark.parametrize("change", ["missing", "unexpected"])
+    def test_weights_that_do_not_fit_the_configuration(
+        self, checkpoint: Path, tmp_path: Path, change: str
+    ):
+        (checkpoint / COMPLETE).unlink()
+        tensors = load_file(checkpoint / "model.safetensors")
+        if change == "missing":
+            del tensors["model.norm.weight"]
+        else:
+            tensors["model.layers.9.mlp.up_proj.weight"] = torch.ones(2, 2)
+        save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+        message = self.refusal(checkpoint, tmp_path / "out")
+        assert "the weights do not fit config.json: " in message
+        assert f"{change}_keys" in message
