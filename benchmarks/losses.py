@@ -6,10 +6,10 @@ chunk has two tokens on each side. ``python -m benchmarks.losses``.
 """
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from losses.base import Method, Pair
 from losses.document import text_document
 from losses.methods import method_class
 from losses.prediction import Head, Prediction
+from losses.signals import Signal
 
 NUM_STUDENT, NUM_TEACHER = 32_768, 49_152
 ROWS, LENGTHS, REPEATS = 256, (128, 256, 512), 3
@@ -113,7 +114,7 @@ def _measure(send: Callable[[Cost], None], name: str, k: int, length: int) -> No
     send(Cost(of_teacher, min(seconds), min(peaks), signal.num_bytes))
 
 
-def _first_tokens(method: Method, teacher: Prediction) -> object:
+def _first_tokens(method: Method, teacher: Prediction) -> Signal:
     short = Prediction(
         tokens=Tokens(teacher.tokens.ids[:9], teacher.tokens.byte_ends[:9]),
         hidden=teacher.hidden[:9],
@@ -168,8 +169,7 @@ def _projection(random: np.random.Generator) -> Projection:
 
 def _reset_peak() -> int:
     """Bytes in use now; Linux then counts its peak anew."""
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:  # noqa: PTH123
-        file.write("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
 
@@ -178,11 +178,8 @@ def _peak() -> int:
 
 
 def _status(name: str) -> int:
-    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
-        for line in file:
-            if line.startswith(name):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
 from losses.chunk_rows import ChunkRows
@@ -94,7 +94,9 @@ def student_rows(rows: ChunkRows, student: Prediction) -> StudentRows:
     return StudentRows(*(torch.from_numpy(array).to(student.device) for array in arrays))
 
 
-def _even_share(tail: np.ndarray, num_unlisted: int) -> Float64[np.ndarray, "row"]:
+def _even_share(
+    tail: Float32[np.ndarray, "row"], num_unlisted: int
+) -> Float64[np.ndarray, "row"]:
     if num_unlisted <= 0:
         return np.zeros(len(tail))
     share: Float64[np.ndarray, "row"] = tail.astype(np.float64) - np.log(num_unlisted)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from losses.chunk_rows import ChunkRows
@@ -40,7 +40,7 @@ def teacher_cells(
 
 
 def chunk_starts(
-    signal: TopTokens, rows: ChunkRows, student_ids: np.ndarray, device: torch.device
+    signal: TopTokens, rows: ChunkRows, student_ids: Int64[np.ndarray, "student_token"], device: torch.device
 ) -> Starts:
     """Which teacher tokens each chunk's first row lists, and how the chunk starts."""
     number = signal.row_of(rows.teacher_first)

@@ -59,7 +59,7 @@ def student_spec(
             weights=(config.mixture.ce_weight, *(term.weight for term in terms)),
             normalize=config.mixture.normalize,
         ),
-        engine=_engine(config),
+        engine=engine_options(config),
         terms=tuple(terms),
         timeout_s=train.timeout_s,
     )
@@ -81,11 +81,12 @@ def _terms(
     ]
 
 
-def _engine(config: RunConfig) -> EngineOptions:
+def engine_options(config: RunConfig) -> EngineOptions:
+    """What each rank's engine is built from."""
     train = config.train
     return EngineOptions(
-        micro_batch=train.micro_batch,
-        accumulation=train.global_batch // (train.micro_batch * config.student.num_ranks),
+        micro_batch=config.micro_batch,
+        accumulation=train.global_batch // (config.micro_batch * config.student.num_ranks),
         dtype=config.student.dtype,
         learning_rate=train.learning_rate,
         lr_schedule=train.lr_schedule,

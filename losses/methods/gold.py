@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -166,7 +166,7 @@ class Gold(Method):
 
 
 def _spread(
-    ids: Tensor, listed: Float[Tensor, "row listed"], matched: Matched
+    ids: Int64[Tensor, "row listed"], listed: Float[Tensor, "row listed"], matched: Matched
 ) -> tuple[Float[Tensor, "row pair"], Bool[Tensor, "row pair"]]:
     """The teacher's log-masses on all pairs, floored, and which of them it listed."""
     num_pairs = len(matched.teachers)

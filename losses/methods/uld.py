@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ class Uld(Method):
 def _largest_entries(
     logprobs: Float[Tensor, "row vocab"],
     after_first: Float[Tensor, "row"],
-    realised: Tensor,
+    realised: Int64[Tensor, "row"],
     alone: Bool[Tensor, "row"],
     n: int,
 ) -> Float[Tensor, "row entry"]:

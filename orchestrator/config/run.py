@@ -53,6 +53,11 @@ class RunConfig(Section):
     output_dir: Annotated[Path, Strict(False)]
     """Folder of checkpoints, metrics and summary; relative paths start at the current folder."""
 
+    @property
+    def micro_batch(self) -> int:
+        """Documents in one pass of a rank: ``train.micro_batch``, or its whole share if less."""
+        return min(self.train.micro_batch, self.train.global_batch // self.student.num_ranks)
+
     @field_validator("teachers")
     @classmethod
     def _each_once(cls, teachers: tuple[TeacherConfig, ...]) -> tuple[TeacherConfig, ...]:
@@ -69,7 +74,13 @@ class RunConfig(Section):
 
 def _batches(config: RunConfig) -> Iterator[Problem]:
     train, ranks = config.train, config.student.num_ranks
-    if train.global_batch % (train.micro_batch * ranks):
+    if train.global_batch % ranks:
+        yield Problem(
+            ("train", "global_batch"),
+            f"{train.global_batch} is not a multiple of student.num_ranks = {ranks}; expected "
+            "equally many documents for each rank",
+        )
+    elif (train.global_batch // ranks) % config.micro_batch:
         yield Problem(
             ("train", "global_batch"),
             f"{train.global_batch} is not a multiple of train.micro_batch × student.num_ranks = "

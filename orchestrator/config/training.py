@@ -63,7 +63,7 @@ class TrainConfig(Section):
     global_batch: int = Field(8, ge=1)
     """Documents in one optimiser step, over all ranks."""
     micro_batch: int = Field(2, ge=1)
-    """Documents in one forward and backward pass of a rank."""
+    """Documents in one forward and backward pass of a rank, at most."""
     learning_rate: LearningRate = 1.0e-3
     """Peak learning rate of AdamW."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"

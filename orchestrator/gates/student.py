@@ -17,7 +17,7 @@ from orchestrator.gates.coverage import coverage
 from orchestrator.gates.likelihood import likelihood
 from orchestrator.gates.verdict import Gates, Measured, Verdict, judge
 from orchestrator.student.module import DistillModule, Example, Term
-from teachers.backends.transformers import LanguageModel, hidden_states
+from teachers.backends.transformers import LanguageModel
 
 ROWS = 7
 """Rows of a chunk where documents are read in row chunks: few, and they part unevenly."""
@@ -78,12 +78,12 @@ def check(
 
 
 def read(module: DistillModule, examples: Sequence[Example], size: int) -> list[Read]:
-    """The student's hidden states, ``size`` documents padded together in each forward pass."""
+    """The student's hidden states, ``size`` documents together in each forward pass."""
     found = []
     for start in range(0, len(examples), size):
         batch = examples[start : start + size]
         tokens = [example.tokens for example in batch]
-        states = hidden_states(module.model.base_model, tokens, module.student.device)
+        states = module.student.hidden_states(tokens)
         found += [Read(e, h) for e, h in zip(batch, states, strict=True)]
     return found
 

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from losses.alignment.tokens import Tokens
 from teachers.batching import packed_rows
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""Largest difference that packing may make, as a part of the largest hidden state."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""Largest mean difference that packing may make, as a part of the mean size of hidden states."""
 
-LENGTHS = (9, 5, 4, 1)
-"""Sequences of the self-test: they fill two rows, one to the end."""
+LENGTHS = (9, 5, 3, 1)
+"""Sequences of the self-test; the last three fill one row."""
 
 
 def packed_hidden_states(
@@ -49,21 +49,33 @@ def check_packing(model: PreTrainedModel, name: str) -> None:
     """Refuse a model in which packed sequences see each other.
 
     Raises:
-        ValueError: hidden states differ from those of the same sequences alone.
+        ValueError: hidden states differ from those of the same sequences alone, or change with
+            another sequence of the row.
     """
     was_training = model.training
     model.eval()
     size = model.config.get_text_config().vocab_size
-    rows = [(np.arange(length) * (7 + length)) % size for length in LENGTHS]
-    batch = [Tokens(ids, np.full(len(ids), -1)) for ids in rows]
+    batch, others = _probes(size, step=7), _probes(size, step=11)
     decoder, device = model.base_model, model.device
     alone = torch.cat([packed_hidden_states(decoder, [tokens], device)[0] for tokens in batch])
     packed = torch.cat(packed_hidden_states(decoder, batch, device))
+    beside_others = torch.cat(packed_hidden_states(decoder, [*others[:2], *batch[2:]], device))
     model.train(was_training)
-    worst = ((packed - alone).abs().max() / alone.abs().max()).item()
-    if not worst <= TOLERANCE.get(alone.dtype, 1e-3):
+    last = sum(LENGTHS[2:])
+    changes = _change(alone, packed), _change(packed[-last:], beside_others[-last:])
+    if not (changes[0] <= TOLERANCE.get(alone.dtype, 1e-3) and changes[1] <= 1e-3):
         raise ValueError(
             f"{name}: packed documents see each other in {type(model).__name__} with attention "
-            f'"{model.config._attn_implementation}" (hidden states change by {worst:.2g} of the '
-            "largest); set packing: false, or attn_implementation: sdpa in model_options"
+            f'"{model.config._attn_implementation}" (hidden states change by {max(changes):.1%}); '
+            "set packing: false, or attn_implementation: sdpa in model_options"
         )
+
+
+def _probes(vocabulary_size: int, step: int) -> list[Tokens]:
+    rows = [(1 + np.arange(length) * (step + length)) % vocabulary_size for length in LENGTHS]
+    return [Tokens(ids, np.full(len(ids), -1)) for ids in rows]
+
+
+def _change(before: Float[Tensor, "token hidden"], after: Float[Tensor, "token hidden"]) -> float:
+    """Mean absolute change over mean absolute size: a few huge entries do not hide the others."""
+    return float((after - before).float().abs().mean() / before.float().abs().mean())

@@ -19,6 +19,7 @@ from orchestrator.config.schema import element_of, fields_of
 from orchestrator.config.shipped import find_run_file, shipped_run_files
 from orchestrator.config.yaml_text import LARGEST_FILE, dump_yaml, parse_yaml
 from orchestrator.errors import ConfigError
+from orchestrator.specs import engine_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,6 +109,13 @@ class TestAccepted:
         path = tmp_path / "run.yaml"
         path.write_text(to_yaml(config))
         assert load_run(path) == config
+
+    @pytest.mark.parametrize(("num_ranks", "expected"), [(1, (4, 1)), (2, (2, 1)), (4, (1, 1))])
+    def test_a_rank_never_takes_more_than_its_share(self, num_ranks: int, expected: tuple):
+        data = changed("train", {"global_batch": 4, "micro_batch": 4})
+        data["student"]["num_ranks"] = num_ranks
+        engine = engine_options(parse_run(data))
+        assert (engine.micro_batch, engine.accumulation) == expected
 
     def test_pickles(self):
         config = parse_run(minimal())
@@ -411,6 +419,12 @@ class TestAccepted:
             {"global_batch": 8, "micro_batch": 3},
             "train.global_batch: 8 is not a multiple of train.micro_batch × student.num_ranks = "
             "3 × 1; expected a multiple of 3",
+        ),
+        (
+            "student",
+            {"init": "a", "num_ranks": 3},
+            "train.global_batch: 8 is not a multiple of student.num_ranks = 3; expected equally "
+            "many documents for each rank",
         ),
         (
             "train",

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from torch import nn
@@ -112,6 +112,7 @@ def toy(toy_texts: list[str]):
 class TestOwnTemplate:
     @pytest.mark.parametrize("family", FAMILIES)
     @pytest.mark.parametrize("template", TEMPLATES)
+    @settings(max_examples=15)
     @given(messages=CHATS)
     def test_ids_are_those_of_apply_chat_template(self, toy, family, template, messages):
         tokenizer = toy(TEMPLATES[template], family)
@@ -120,6 +121,7 @@ class TestOwnTemplate:
 
     @pytest.mark.parametrize("family", FAMILIES)
     @pytest.mark.parametrize("template", TEMPLATES)
+    @settings(max_examples=15)
     @given(messages=CHATS)
     def test_bytes_lie_where_the_contents_are(self, toy, family, template, messages):
         tokenizer, document = toy(TEMPLATES[template], family), chat(messages)
@@ -137,6 +139,7 @@ class TestOwnTemplate:
 
     @pytest.mark.parametrize("family", FAMILIES)
     @pytest.mark.parametrize("template", WITH_END)
+    @settings(max_examples=15)
     @given(messages=CHATS)
     def test_each_end_of_turn_is_one_scored_event(self, toy, family, template, messages):
         tokenizer, document = toy(TEMPLATES[template], family), chat(messages)

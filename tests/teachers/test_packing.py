@@ -82,8 +82,25 @@ class TestCheck:
         check_packing(model, "toy")
         assert model.training
 
-    def test_a_model_that_mixes_is_refused(self, tiny_model, tokenizers):
-        model = tiny_model("llama", 512)
+    def test_a_model_that_loses_the_positions_is_refused(self, tiny_model):
+        model = tiny_model("gpt2", 512)
+        original = model.base_model.forward
+
+        def shifted(*args, position_ids=None, **more):
+            row = torch.arange(position_ids.shape[1]).expand(position_ids.shape)
+            places = model.base_model.wpe.weight
+            embedded = model.base_model.wte(more.pop("input_ids")) + places[row]
+            embedded -= places[position_ids]
+            return original(*args, inputs_embeds=embedded, position_ids=position_ids, **more)
+
+        model.base_model.forward = shifted
+        with pytest.raises(ValueError, match="packed documents see each other"):
+            check_packing(model, "toy")
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_a_model_that_mixes_is_refused(self, tiny_model, tokenizers, dtype):
+        model = tiny_model("llama", 512).to(dtype)
+        check_packing(model, "toy")
         layer = model.base_model.layers[0]
         original = layer.self_attn.forward
 
