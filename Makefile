@@ -4,12 +4,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast check format bench golden clean
+.PHONY: help setup demo test nightly fast check format bench golden clean
 
 help:
 	@echo "make setup   create .venv and install the tested versions (a few minutes, once)"
 	@echo "make demo    the main job: two real teachers distil one student"
-	@echo "make test    the whole CPU test suite;  make fast: without Ray and slow tests"
+	@echo "make test    the CPU test suite;  make fast: without Ray and slow tests"
+	@echo "make nightly the tests that take minutes each"
 	@echo "make check   ruff, mypy, import-linter;  make format: let ruff repair what it can"
 	@echo "make bench   benchmarks;  make golden: rewrite the golden numbers (read the diff)"
 	@echo "make clean   remove .venv, caches and builds (runs/ stays)"
@@ -32,10 +33,15 @@ demo: setup
 	$(BIN)/tutelage train configs/quickstart.yaml --overwrite
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
+	  -m "not ray and not gpu and not nightly"
+	$(BIN)/python -m pytest -q -m "ray and not gpu and not nightly"
+
+nightly: setup
+	$(BIN)/python -m pytest -q -m "nightly and not gpu"
 
 fast: setup
-	$(BIN)/python -m pytest -q -m "not slow and not ray and not gpu"
+	$(BIN)/python -m pytest -q -m "not slow and not ray and not gpu and not nightly"
 
 check: setup
 	$(BIN)/ruff check .

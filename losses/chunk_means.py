@@ -94,9 +94,7 @@ def student_rows(rows: ChunkRows, student: Prediction) -> StudentRows:
     return StudentRows(*(torch.from_numpy(array).to(student.device) for array in arrays))
 
 
-def _even_share(
-    tail: Float32[np.ndarray, "row"], num_unlisted: int
-) -> Float64[np.ndarray, "row"]:
+def _even_share(tail: Float32[np.ndarray, "row"], num_unlisted: int) -> Float64[np.ndarray, "row"]:
     if num_unlisted <= 0:
         return np.zeros(len(tail))
     share: Float64[np.ndarray, "row"] = tail.astype(np.float64) - np.log(num_unlisted)

@@ -40,7 +40,10 @@ def teacher_cells(
 
 
 def chunk_starts(
-    signal: TopTokens, rows: ChunkRows, student_ids: Int64[np.ndarray, "student_token"], device: torch.device
+    signal: TopTokens,
+    rows: ChunkRows,
+    student_ids: Int64[np.ndarray, "student_token"],
+    device: torch.device,
 ) -> Starts:
     """Which teacher tokens each chunk's first row lists, and how the chunk starts."""
     number = signal.row_of(rows.teacher_first)

@@ -14,16 +14,13 @@ from safetensors.torch import load_file
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-STEPS = 12
 COMMAND = [sys.executable, "-c", "from orchestrator.cli import main; main()", "train", "smoke.yaml"]
 PATIENCE_S = 600.0
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    overrides = [f"train.max_steps={STEPS}", "train.save_steps=2", f"output_dir={folder}"]
-    return subprocess.Popen(
-        [*COMMAND, *overrides, *more], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    overrides = ["train.save_steps=2", f"output_dir={folder}", *more]
+    return subprocess.Popen([*COMMAND, *overrides], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -59,22 +56,12 @@ def numbers_of(arm: Path) -> list[tuple[float, ...]]:
     return [tuple(row[name] for name in names) for row in rows_of(arm)]
 
 
-@pytest.fixture(scope="module")
-def peaceful(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("peaceful") / "run"
-    finish(start(folder))
-    return folder
-
-
-def test_killed_three_times_and_terminated_once(peaceful, tmp_path):
+def test_killed_three_times(smoke, tmp_path):
+    _, peaceful = smoke
     run = tmp_path / "run"
     stop_at(start(run), run, 4, signal.SIGKILL)
     assert not (run / "outcome.json").exists()
-    process = start(run, "--resume")
-    errors = stop_at(process, run, 6, signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM: checkpoint-" in errors
-    stop_at(start(run, "--resume"), run, 10, signal.SIGKILL)
+    stop_at(start(run, "--resume"), run, 12, signal.SIGKILL)
     stop_at(start(run, "--resume"), run / "ce_only", 5, signal.SIGKILL)
     finished = (run / "outcome.json").stat().st_mtime_ns
     finish(start(run, "--resume"))
@@ -88,27 +75,41 @@ def test_killed_three_times_and_terminated_once(peaceful, tmp_path):
     assert scores[0]["bits_per_byte"] == scores[1]["bits_per_byte"]
 
 
-def test_finished_run_is_only_told_again(peaceful):
-    before = (peaceful / "metrics.jsonl").read_text()
-    finish(start(peaceful, "--resume"))
-    assert (peaceful / "metrics.jsonl").read_text() == before
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    finish(start(folder))
+    return folder
 
 
-def test_two_ranks_go_on_where_one_stopped(peaceful, tmp_path):
+@pytest.mark.nightly
+def test_finished_run_is_only_told_again(saved):
+    before = (saved / "metrics.jsonl").read_text()
+    finish(start(saved, "--resume"))
+    assert (saved / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.nightly
+def test_two_ranks_go_on_where_one_stopped(smoke, tmp_path):
+    _, peaceful = smoke
     run = tmp_path / "run"
     one = ["compare.ce_only=null"]
-    stop_at(start(run, *one), run, 5, signal.SIGTERM)
+    process = start(run, *one)
+    errors = stop_at(process, run, 5, signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: checkpoint-" in errors
     two = ["student.num_ranks=2", "deepspeed={zero_optimization: {stage: 2}}", "--resume"]
     errors = finish(start(run, *one, *two))
     assert "student.num_ranks: 1 -> 2; the numbers agree with the former ones to rounding" in errors
     ours, theirs = numbers_of(run), numbers_of(peaceful)
-    assert [row[0] for row in ours] == list(range(STEPS))
+    assert [row[0] for row in ours] == list(range(len(theirs)))
     losses = [row[1] for row in theirs]
     assert [row[1] for row in ours] == pytest.approx(losses, rel=1e-5)
 
 
-def test_changed_run_file_is_refused(peaceful):
-    process = start(peaceful, "train.learning_rate=1.0e-4", "--resume")
+@pytest.mark.nightly
+def test_changed_run_file_is_refused(saved):
+    process = start(saved, "train.learning_rate=1.0e-4", "--resume")
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert "train.learning_rate: 0.003 -> 0.0001" in errors

@@ -402,7 +402,7 @@ def test_data_files(tmp_path: Path):
     assert 50 < accepted < 450
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_many_more(tmp_path: Path, seed: int):
     fuzz_trees(2000, seed)
