@@ -22,7 +22,15 @@ def test_first_signal_is_noted(signum, code):
     assert signal.getsignal(signum) is former
 
 
-def test_second_signal_stops_at_once():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, whatever started the tests."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def test_second_signal_stops_at_once(interruptible):
     with stop_on_signals():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

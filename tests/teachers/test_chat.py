@@ -18,7 +18,6 @@ from losses.document import Document, Segment, chat_document, text_document
 from losses.methods.alm import Alm
 from orchestrator.assets import resolve
 from orchestrator.assets.toy.tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
-from orchestrator.errors import ConfigError
 from teachers.backends.transformers import LanguageModel
 from teachers.chat_tokens import end_of_turn_id
 from teachers.source import ModelSource
@@ -376,7 +375,7 @@ REAL_TALKS = (
 def real(name: str) -> Tokenizer:
     try:
         folder = resolve(f"asset:{name}")
-    except ConfigError as error:
+    except FileNotFoundError as error:
         pytest.skip(str(error))
     return Tokenizer(AutoTokenizer.from_pretrained(folder), name)
 
