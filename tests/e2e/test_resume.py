@@ -56,6 +56,23 @@ def numbers_of(arm: Path) -> list[tuple[float, ...]]:
     return [tuple(row[name] for name in names) for row in rows_of(arm)]
 
 
+def assert_same(run: Path, peaceful: Path, arm: Path) -> None:
+    """Same steps and same final weights, bit for bit."""
+    assert numbers_of(run / arm) == numbers_of(peaceful / arm)
+    ours, theirs = (load_file(f / arm / "final" / "model.safetensors") for f in (run, peaceful))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_killed_once(smoke, tmp_path):
+    run, one = tmp_path / "run", "compare.ce_only=null"
+    stop_at(start(run, one), run, 10, signal.SIGKILL)
+    assert not (run / "outcome.json").exists()
+    finish(start(run, one, "--resume"))
+    assert_same(run, smoke[1], Path())
+
+
+@pytest.mark.nightly
 def test_killed_three_times(smoke, tmp_path):
     _, peaceful = smoke
     run = tmp_path / "run"
@@ -67,10 +84,7 @@ def test_killed_three_times(smoke, tmp_path):
     finish(start(run, "--resume"))
     assert (run / "outcome.json").stat().st_mtime_ns == finished  # the first arm stayed as it was
     for arm in (Path(), Path("ce_only")):
-        assert numbers_of(run / arm) == numbers_of(peaceful / arm)
-        ours, theirs = (load_file(f / arm / "final" / "model.safetensors") for f in (run, peaceful))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+        assert_same(run, peaceful, arm)
     scores = [json.loads((f / "summary.json").read_text()) for f in (run, peaceful)]
     assert scores[0]["bits_per_byte"] == scores[1]["bits_per_byte"]
 
