@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ MOVED = {
 """Another number of ranks or ZeRO stage; dropout differs by rank, so it is off."""
 PLAIN = {name: replace(case, dropout=False) for name, case in (STARTS | MOVED).items()}
 CASES = {**WHOLE, **RESUMED, **PLAIN}
+QUICK_WHOLE = ("zero0", "zero1", "zero2-ranks", "zero3-ranks", "bf16-zero3-ranks")
+QUICK_MOVED = ("0 on 1 to 2 on 2", "3 on 2 to 0 on 1")
+QUICK = {
+    *QUICK_WHOLE,
+    *(f"{name} resumed" for name in QUICK_WHOLE),
+    *QUICK_MOVED,
+    *(str(CASES[name].start) for name in QUICK_MOVED),
+}
+"""The others take two minutes more and are nightly."""
+
+
+def parameters(names: Iterable[str]) -> list[Any]:
+    nightly = pytest.mark.nightly
+    return [pytest.param(name, marks=() if name in QUICK else nightly) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +81,21 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("deepspeed-state")
 
 
-@pytest.fixture(scope="module")
-def results(distillation, folder) -> dict[str, Any]:
-    """Every case's result, or the text of its error. The student has dropout."""
-    odd = {"architecture": "gpt2", "n_inner": 63}  # cannot be cut in two without padding
-    for dropout in (False, True):
-        lab = distillation(student=odd | {"resid_pdrop": 0.1 * dropout})
-        student = lab.build_student()
-        student.model.save_pretrained(folder / f"dropout-{dropout}")
-        student.tokenizer.fast.save_pretrained(folder / f"dropout-{dropout}")
-    jobs = {name: job(lab, name, folder) for name in CASES}
+class Results(dict[str, Any]):
+    """Every case's result, or the text of its error; the quick cases run together, so do all."""
+
+    def __init__(self, lab, folder: Path) -> None:
+        super().__init__()
+        self.lab, self.folder = lab, folder
+
+    def __missing__(self, name: str) -> Any:
+        names = [case for case in CASES if case in QUICK] if name in QUICK else list(CASES)
+        train_all({case: job(self.lab, case, self.folder) for case in names}, self.folder)
+        self.update({case: read(self.folder, case) for case in names})
+        return self[name]
+
+
+def train_all(jobs: dict[str, Any], folder: Path) -> None:
     (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
     script = Path(__file__).with_name("deepspeed_ranks.py")
     subprocess.run(
@@ -85,7 +105,18 @@ def results(distillation, folder) -> dict[str, Any]:
         capture_output=True,
         timeout=900,
     )
-    return {name: read(folder, name) for name in CASES}
+
+
+@pytest.fixture(scope="module")
+def results(distillation, folder) -> Results:
+    """The student has dropout."""
+    odd = {"architecture": "gpt2", "n_inner": 63}  # cannot be cut in two without padding
+    for dropout in (False, True):
+        lab = distillation(student=odd | {"resid_pdrop": 0.1 * dropout})
+        student = lab.build_student()
+        student.model.save_pretrained(folder / f"dropout-{dropout}")
+        student.tokenizer.fast.save_pretrained(folder / f"dropout-{dropout}")
+    return Results(lab, folder)
 
 
 def read(folder: Path, name: str) -> Any:
@@ -156,7 +187,7 @@ def result_of(results: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", list(RESUMED))
+@pytest.mark.parametrize("name", parameters(RESUMED))
 class TestSameRanks:
     def test_steps_are_the_same_bit_for_bit(self, results, name):
         ours = result_of(results, name)["reports"]
@@ -182,7 +213,7 @@ class TestSameRanks:
             assert (before / file).read_bytes() == (again / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", list(WHOLE))
+@pytest.mark.parametrize("name", parameters(WHOLE))
 def test_state_is_full_precision_and_complete(results, folder, name):
     result_of(results, name)
     state = folder / f"{name}.state"
@@ -200,7 +231,7 @@ def test_state_is_full_precision_and_complete(results, folder, name):
     assert shapes["weights"] == shapes["exp_avg"] == shapes["exp_avg_sq"]
 
 
-@pytest.mark.parametrize("name", list(MOVED))
+@pytest.mark.parametrize("name", parameters(MOVED))
 def test_on_other_ranks_and_stages(results, name):
     """Up to the order of sums."""
     ours, theirs = result_of(results, name), result_of(results, CASES[name].start)

@@ -18,7 +18,7 @@ from benchmarks.gradient_setting import (
     plain_module,
     reference,
 )
-from benchmarks.normalisation import GRID, NORMALIZE, largest_difference
+from benchmarks.normalisation import GRID, NORMALIZE, QUICK, Case, largest_difference
 from orchestrator.config import load_run
 from orchestrator.errors import ConfigError
 from orchestrator.student.module import DistillModule, Example
@@ -127,11 +127,10 @@ def test_a_last_incomplete_accumulation_is_refused(ranks, global_batch):
         load_run("smoke.yaml", changes)
 
 
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory) -> dict[tuple, dict]:
-    """The whole grid, in a process that has not used any thread of torch yet."""
-    path = tmp_path_factory.mktemp("grid") / "cells.json"
-    command = [sys.executable, "-m", "benchmarks.normalisation", "--json", str(path)]
+def cells_of(folder: Path, *options: str) -> dict[tuple, dict]:
+    """The grid's cells, from a process that has not used any thread of torch yet."""
+    path = folder / "cells.json"
+    command = [sys.executable, "-m", "benchmarks.normalisation", "--json", str(path), *options]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     if found.returncode:
         pytest.fail(found.stderr, pytrace=False)
@@ -140,14 +139,34 @@ def cells(tmp_path_factory) -> dict[tuple, dict]:
     return {tuple(row[name] for name in names): row for row in rows}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", GRID, ids=lambda case: case.name)
-def test_deepspeed_gives_the_gradient_of_plain_torch(cells, case):
+@pytest.fixture(scope="module")
+def quick_cells(tmp_path_factory) -> dict[tuple, dict]:
+    return cells_of(tmp_path_factory.mktemp("grid"), "--quick")
+
+
+@pytest.fixture(scope="module")
+def all_cells(tmp_path_factory) -> dict[tuple, dict]:
+    return cells_of(tmp_path_factory.mktemp("grid"))
+
+
+def assert_equal_gradients(cells: dict[tuple, dict], case: Case) -> None:
     for batch in BATCHES:
         for normalize in NORMALIZE:
             cell = cells[case.ranks, case.accumulation, case.stage, batch, normalize]
             assert not cell["error"], cell["error"]
             assert cell["difference"] <= 1e-5, (batch, normalize, cell["parameter"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
+def test_deepspeed_gives_the_gradient_of_plain_torch(quick_cells, case):
+    assert_equal_gradients(quick_cells, case)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", GRID, ids=lambda case: case.name)
+def test_so_it_does_on_the_whole_grid(all_cells, case):
+    assert_equal_gradients(all_cells, case)
 
 
 def test_difference_sees_what_is_missing_or_not_a_number():
