@@ -30,6 +30,7 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        _set_modes(partial)
         _sync_tree(partial)
         _refuse_existing(target, replace=replace)
         _put_in_place(partial, target)
@@ -105,6 +106,14 @@ def _refuse_existing(target: Path, *, replace: bool) -> None:
 
 def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{suffix}")
+
+
+def _set_modes(folder: Path) -> None:
+    """Files as readable as the folder; safetensors lets only their owner read its own."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -69,6 +69,18 @@ def test_every_file_and_folder_is_synced_before_the_rename(
     assert events == ["deep", "file", "partial", "rename", tmp_path.name]
 
 
+def test_files_are_as_readable_as_the_folder(tmp_path: Path) -> None:
+    """Also those that a library writes for their owner alone."""
+    with atomic_folder(tmp_path / "model") as partial:
+        (partial / "part").mkdir()
+        private = partial / "part" / "weights"
+        private.write_text("1")
+        private.chmod(0o600)
+    folder = (tmp_path / "model").stat().st_mode
+    weights = (tmp_path / "model" / "part" / "weights").stat().st_mode
+    assert weights & 0o777 == folder & 0o666
+
+
 def test_exception_in_the_block_leaves_nothing(tmp_path: Path) -> None:
     def write_half() -> None:
         with atomic_folder(tmp_path / "target") as folder:
