@@ -29,7 +29,7 @@ from orchestrator.assets.toy.text import toy_rows
 from orchestrator.assets.toy.tokenizers import byte_level_tokenizer, sentencepiece_tokenizer
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.module import DistillModule, Term
-from orchestrator.student.trainer import Objective
+from orchestrator.student.objective import Objective
 from orchestrator.student.worker import StudentSpec, TermSpec, load_student
 from teachers.backends.transformers import LanguageModel, hidden_states
 from teachers.source import ModelSource

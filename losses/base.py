@@ -78,6 +78,8 @@ class Method(ABC):
     """True if ``loss`` reads the teacher's full distributions from its hidden states."""
     needs_projection: ClassVar[bool] = False
     """True if ``loss`` reads ``Pair.projection``."""
+    borrows: ClassVar[frozenset[str]] = frozenset()
+    """Modules of the same teacher's other methods that ``loss`` reads, where there are any."""
 
     @property
     def zero_at_identity(self) -> bool:
@@ -94,6 +96,11 @@ class Method(ABC):
     def modules(self, pair: Pair) -> nn.ModuleDict:
         """Trained parameters that the method owns (none by default)."""
         return nn.ModuleDict()
+
+    @property
+    def modules_learning_rate(self) -> float | None:
+        """Peak learning rate of what ``modules`` gives; None for the student's."""
+        return None
 
     @abstractmethod
     def loss(

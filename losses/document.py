@@ -36,6 +36,8 @@ class Segment:
 class Document:
     """Content segments in order; ``name`` says where the document came from.
 
+    ``teachers`` are the names of those that it goes to; None is all of them.
+
     >>> segments = (Segment("prompt", b"2+2=", False), Segment("completion", b"4", True))
     >>> document = Document("d", segments)
     >>> document.content, document.num_scored_bytes
@@ -44,6 +46,11 @@ class Document:
 
     name: str
     segments: tuple[Segment, ...]
+    teachers: tuple[str, ...] | None = None
+
+    def goes_to(self, teacher: str) -> bool:
+        """True if the teacher of this name reads and teaches the document."""
+        return self.teachers is None or teacher in self.teachers
 
     @cached_property
     def content(self) -> bytes:
@@ -68,7 +75,7 @@ class Document:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content, the roles and the scored spans (not of the name)."""
+        """SHA-256 of the content, the roles and the scored spans (of no name)."""
         sha = hashlib.sha256()
         for segment in self.segments:
             header = f"{segment.role}\0{int(segment.scored)}\0{len(segment.content)}\0"

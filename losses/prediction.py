@@ -8,8 +8,10 @@ by chunk and, where gradients are wanted, again in the backward pass.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -109,11 +111,38 @@ class Prediction:
         Raises:
             ValueError: a position neither is scored nor predicts a scored token.
         """
-        if len(self._used) <= self.chunk_size:
+        if self._in_one:
             return function(self._shared_rows(positions), *args)
         chunks = zip(*(t.split(self.chunk_size) for t in (positions, *args)), strict=True)
         outputs = [self._recomputed(function, rows, *cut) for rows, *cut in chunks]
         return torch.cat(outputs)
+
+    def map_table(self, function: RowFunction, positions: Int64[Tensor, "row"]) -> Tensor:
+        """``function(table, rows)`` of log-probabilities (nats) that include these rows.
+
+        Unlike ``map_rows`` it cuts nothing out of the shared table, whose gradient is then made
+        only once. ``table[rows]`` are the rows at these positions; the function must be pure.
+
+        Args:
+            function: takes a table ``[any, vocab]`` and the numbers of its rows.
+            positions: rows to read; each is scored or predicts a scored token. ``parts`` says
+                how many should be asked for at once.
+        """
+        if self._in_one:
+            return function(self._shared_logprobs(), self._numbers(positions))
+        rows = torch.arange(len(positions), device=self.device)
+        return self._recomputed(function, positions, rows)
+
+    def parts(self, sizes: Int64[np.ndarray, "group"]) -> list[slice]:
+        """Consecutive groups of rows that fit in memory together; one group at least in each."""
+        if self._in_one:
+            return [slice(0, len(sizes))]
+        ends, starts = np.cumsum(sizes), [0]
+        while starts[-1] < len(sizes):
+            before = ends[starts[-1] - 1] if starts[-1] else 0
+            fitting = int(np.searchsorted(ends, before + self.chunk_size, side="right"))
+            starts.append(max(fitting, starts[-1] + 1))
+        return [slice(start, end) for start, end in pairwise(starts)]
 
     def _recomputed(self, function: RowFunction, rows: Tensor, *args: Tensor) -> Tensor:
         def compute(hidden: Tensor, *cut: Tensor) -> Tensor:
@@ -122,7 +151,12 @@ class Prediction:
         output: Tensor = checkpoint(compute, self.hidden[rows], *args, use_reentrant=False)
         return output
 
-    def _shared_rows(self, positions: Int64[Tensor, "row"]) -> Float[Tensor, "row vocab"]:
+    @property
+    def _in_one(self) -> bool:
+        return len(self._used) <= self.chunk_size
+
+    def _numbers(self, positions: Int64[Tensor, "row"]) -> Int64[Tensor, "row"]:
+        """Where the shared table has these positions."""
         rows = torch.searchsorted(self._used, positions)
         known = rows < len(self._used)
         if not torch.equal(self._used[rows[known]], positions):
@@ -130,7 +164,10 @@ class Prediction:
                 "map_rows was asked for a position that neither is scored nor predicts a scored "
                 "token; expected positions among scored_positions or one before them"
             )
-        table = self._shared_logprobs()
+        return rows
+
+    def _shared_rows(self, positions: Int64[Tensor, "row"]) -> Float[Tensor, "row vocab"]:
+        rows, table = self._numbers(positions), self._shared_logprobs()
         first = int(rows[0]) if len(rows) else 0
         if not torch.equal(rows, torch.arange(first, first + len(rows), device=rows.device)):
             return table.index_select(0, rows)
@@ -143,7 +180,9 @@ class Prediction:
         return self._cache
 
     def _logprobs(self, positions: Int64[Tensor, "row"]) -> Float[Tensor, "row vocab"]:
-        return torch.log_softmax(self.head.logits(self.hidden[positions]), dim=-1)
+        whole = len(positions) == len(self.hidden)
+        hidden = self.hidden if whole else self.hidden[positions]
+        return torch.log_softmax(self.head.logits(hidden), dim=-1)
 
     def logprob_of_scored(self) -> Float[Tensor, "scored"]:
         """Log-probability (nats) of each scored token, in the order of ``scored_positions``."""

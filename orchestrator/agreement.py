@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from teachers.model_config import SPECIAL_IDS, check_ids, explained
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
 
@@ -19,15 +20,14 @@ MOST_PADDED_ROWS = 2048
 PARTS = {"text_config", "decoder", "generator"}
 """Keys of a configuration that has another one for the language model."""
 
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
 
 @dataclass
 class Agreement:
-    """Sentences on how model and tokenizer disagree."""
+    """Sentences on how model and tokenizer disagree, and the longest document the model reads."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    max_tokens: int | None = None
 
 
 def compare(source: ModelSource, tokenizer: Tokenizer) -> Agreement:
@@ -35,9 +35,17 @@ def compare(source: ModelSource, tokenizer: Tokenizer) -> Agreement:
 
     Raises:
         OSError: there is no configuration, or it cannot be read.
-        ValueError: the configuration is of an unknown kind.
+        ValueError: the configuration is of an unknown kind, damaged, or not a language model's.
     """
-    return compare_config(_text_config(source), tokenizer)
+    with explained(source.path):
+        config = _text_config(source)
+    agreement = compare_config(config, tokenizer)
+    if (flaw := tokenizer.chat.flaw()) is not None:
+        agreement.warnings.append(
+            f"its chat template cannot be used ({flaw}), so chats will be refused; repair it, or "
+            "set the key template: plain"
+        )
+    return agreement
 
 
 def _text_config(source: ModelSource) -> Mapping[str, Any]:
@@ -58,9 +66,20 @@ def _text_config(source: ModelSource) -> Mapping[str, Any]:
 
 
 def compare_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> Agreement:
-    """Lay a language model's configuration beside a tokenizer."""
+    """Lay a language model's configuration beside a tokenizer.
+
+    Raises:
+        ValueError: it lacks the number of rows, or an id is no number.
+    """
+    if "vocab_size" not in config:
+        raise ValueError(
+            f"config.json (model_type {config.get('model_type')}) has no vocab_size; expected the "
+            "configuration of a language model"
+        )
+    check_ids(config)
     num_rows, num_ids = config["vocab_size"], len(tokenizer.vocabulary)
-    agreement = Agreement()
+    longest = config.get("max_position_embeddings", config.get("n_positions"))
+    agreement = Agreement(max_tokens=longest if isinstance(longest, int) else None)
     if num_rows < num_ids:
         agreement.errors.append(
             f"the tokenizer has {num_ids} ids, but the model only {num_rows} rows (vocab_size in "

@@ -43,6 +43,14 @@ Overrides = Annotated[
         help="Set keys: train.max_steps=20, teachers.NAME.weight=0.3, teachers=[].",
     ),
 ]
+ExperimentFile = Annotated[
+    str,
+    typer.Argument(metavar="EXPERIMENT.yaml", help="An experiment, or the name of a shipped one."),
+]
+ExperimentOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Set keys: seeds=[0], arms.NAME.seeds=[0,1]."),
+]
 AssetNames = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="All by default.")]
 Dtype = Literal["float32", "bfloat16"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -113,6 +121,41 @@ def train(
             typer.echo(str(stop), err=True)
             raise typer.Exit(stop.exit_code) from stop
         Console().print(final_table(summary), soft_wrap=True)
+
+
+@app.command()
+def experiment(
+    file: ExperimentFile,
+    overrides: ExperimentOverrides = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Move what output_dir holds aside; start anew.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the experiment in output_dir.")
+    ] = False,
+) -> None:
+    """Train several arms over paired seeds, and compare them on held-out text.
+
+    SIGTERM or Ctrl-C finishes the step, saves, and exits with 128 plus the signal's number.
+    """
+    if overwrite and resume:
+        raise typer.BadParameter("--overwrite and --resume exclude each other")
+    with _explained():
+        from orchestrator.config import load_experiment
+
+        config = load_experiment(file, overrides or [])
+        from rich.markdown import Markdown
+
+        from orchestrator.experiment.run import run_experiment
+        from orchestrator.experiment.table import table
+        from orchestrator.interruption import Interrupted
+
+        try:
+            results = run_experiment(config, overwrite=overwrite, resume=resume)
+        except Interrupted as stop:
+            typer.echo(str(stop), err=True)
+            raise typer.Exit(stop.exit_code) from stop
+        Console().print(Markdown(table(results)))
 
 
 @app.command()

@@ -77,7 +77,7 @@ def _beginning(document: Document, num_bytes: int) -> Document:
     for segment in document.segments:
         segments.append(replace(segment, content=segment.content[:left]))
         left -= len(segments[-1].content)
-    return Document(document.name, tuple(segments))
+    return replace(document, segments=tuple(segments))
 
 
 def _shorter_chat(
@@ -91,7 +91,7 @@ def _shorter_chat(
     lengths = [int(np.argmax(byte_ends >= size)) + 1 for size in sizes[:-1]]
     kept = max(1, sum(length <= max_length for length in lengths))
     segments = [segment for turn in turns[:kept] for segment in turn]
-    return Document(document.name, tuple(segments))
+    return replace(document, segments=tuple(segments))
 
 
 def _turns(segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -116,4 +116,4 @@ def _within_turn(
     size = int(fits.max(initial=start)) - start
     size = border(answer.content, min(size, len(answer.content) - 1)) if size else 0
     kept = (*before, replace(answer, content=answer.content[:size])) if size else ()
-    return Document(document.name, kept)
+    return replace(document, segments=kept)

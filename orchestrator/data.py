@@ -13,6 +13,7 @@ from losses.document import Document
 from orchestrator.assets import resolve
 from orchestrator.cutting import cut_to_length
 from orchestrator.errors import ConfigError
+from orchestrator.routing import Routing
 from orchestrator.rows import read_row
 from teachers.tokenizer import Tokenizer, UnfaithfulTokenizer
 
@@ -22,28 +23,31 @@ def data_path(reference: str) -> Path:
     return resolve(reference) if reference.startswith("asset:") else Path(reference).absolute()
 
 
-def load_documents(references: Sequence[str], limit: int | None = None) -> list[Document]:
+def load_documents(
+    references: Sequence[str], limit: int | None = None, routing: Routing | None = None
+) -> list[Document]:
     """The rows of the files, in order; of each file only the first ``limit``, if set.
 
     A row is ``{"text"}`` (every byte scored), ``{"prompt", "completion"}`` (only the completion
     scored) or ``{"messages"}`` (only what the assistant says and the ends of its turns). Empty
-    rows are refused: they would count as documents and teach nothing.
+    rows are refused: they would count as documents and teach nothing. ``routing`` says which
+    teachers each of them goes to.
 
     Raises:
         ConfigError: a file is missing, or a row is not of a known form; names file and line.
     """
-    rows = (islice(_read(reference), limit) for reference in references)
+    rows = (islice(_read(reference, routing), limit) for reference in references)
     return list(chain.from_iterable(rows))
 
 
-def _read(reference: str) -> Iterator[Document]:
+def _read(reference: str, routing: Routing | None) -> Iterator[Document]:
     path = data_path(reference)
     if not path.is_file():
         raise ConfigError(f"data file {reference} does not exist ({path})")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield read_row(line, f"{reference}:{number}")
+                yield read_row(line, f"{reference}:{number}", routing)
 
 
 @dataclass(frozen=True)
@@ -79,31 +83,34 @@ class Prepared:
 def prepare(
     documents: Sequence[Document], tokenizers: Sequence[Tokenizer], max_length: int
 ) -> Prepared:
-    """Cut documents to the student's length and leave out those a tokenizer cannot read exactly.
+    """Cut documents to the student's length and leave out those a model cannot read exactly.
 
-    A document is left out by the first tokenizer that cannot read it.
+    A document is left out by the first tokenizer that cannot read it, or whose model reads only
+    shorter ones.
 
     Args:
         documents: as loaded.
         tokenizers: the student's first, then the teachers'.
-        max_length: in student tokens, the start token or the chat template included.
+        max_length: in student tokens, the start token or the chat template included; no longer
+            than what the student's model reads.
 
     Raises:
         ConfigError: no document is left.
     """
-    cut = cut_to_length(documents, tokenizers[0], max_length)
+    student = tokenizers[0]
+    cut = cut_to_length(documents, student, min(max_length, student.max_tokens or max_length))
     short, views = [document for document, _ in cut], [view for _, view in cut]
     left, reasons = list(range(len(short))), {}
     lost: dict[str, dict[int, int]] = {}
     for tokenizer in tokenizers:
-        if tokenizer is not tokenizers[0]:
+        if tokenizer is not student:
             views = tokenizer.read([short[index] for index in left])
-        refused = [view.reason for view in views if isinstance(view, UnfaithfulTokenizer)]
-        reasons[tokenizer.name] = dict(Counter(refused))
+        refused = [_why_not(view, tokenizer.max_tokens) for view in views]
+        reasons[tokenizer.name] = dict(Counter(filter(None, refused)))
         lost[tokenizer.name] = {
             index: view.num_straddling(short[index].scored)
-            for index, view in zip(left, views, strict=True)
-            if isinstance(view, Tokens)
+            for index, view, reason in zip(left, views, refused, strict=True)
+            if isinstance(view, Tokens) and reason is None
         }
         left = list(lost[tokenizer.name])
     kept = [index for index in left if short[index].num_scored_bytes]
@@ -119,6 +126,20 @@ def prepare(
         reasons=reasons,
         straddling={name: sum(counts[index] for index in kept) for name, counts in lost.items()},
     )
+
+
+def _why_not(view: Tokens | UnfaithfulTokenizer, max_tokens: int | None) -> str | None:
+    if isinstance(view, UnfaithfulTokenizer):
+        return view.reason
+    if max_tokens is not None and len(view) > max_tokens:
+        return f"longer than the {max_tokens} tokens that its model reads"
+    return None
+
+
+def num_repeated(documents: Sequence[Document], seen: Sequence[Document]) -> int:
+    """How many of the documents are word for word among those seen."""
+    digests = {document.digest for document in seen}
+    return sum(document.digest in digests for document in documents)
 
 
 def documents_of_step(

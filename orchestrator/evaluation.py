@@ -27,7 +27,12 @@ class Lead:
     high: float
 
 
-def lead(ours: Sequence[DocumentScore], theirs: Sequence[DocumentScore], seed: int = 0) -> Lead:
+def lead(
+    ours: Sequence[DocumentScore],
+    theirs: Sequence[DocumentScore],
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Lead:
     """The lead of ``ours`` over ``theirs``, with a bootstrap interval over documents.
 
     Both score the same documents in the same order. Documents are resampled in pairs, so what
@@ -40,7 +45,7 @@ def lead(ours: Sequence[DocumentScore], theirs: Sequence[DocumentScore], seed: i
         raise ValueError("the two models scored different bytes, so they cannot be compared")
     nats = np.array([b.nats - a.nats for a, b in zip(ours, theirs, strict=True)])
     bits, sizes = nats / math.log(2), np.array([float(s.num_bytes) for s in ours])
-    drawn = np.random.default_rng(seed).integers(len(bits), size=(NUM_RESAMPLES, len(bits)))
+    drawn = np.random.default_rng(seed).integers(len(bits), size=(num_resamples, len(bits)))
     leads: Float64[np.ndarray, "resample"] = bits[drawn].sum(1) / sizes[drawn].sum(1)
     low, high = np.quantile(leads, [0.025, 0.975])
     return Lead(float(bits.sum() / sizes.sum()), float(low), float(high))

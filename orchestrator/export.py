@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -67,11 +67,17 @@ def export(checkpoint: Path, target: Path, dtype: str | None = None) -> Exported
         FileExistsError: the target exists.
     """
     files = _files(checkpoint)
-    with atomic_folder(target.absolute()) as folder:
-        for file in files:
-            _copy(file, folder / file.name, dtype)
-        _complete_settings(folder, dtype)
-        tensors = _check(checkpoint, folder, dtype)
+    try:
+        with atomic_folder(target.absolute()) as folder:
+            for file in files:
+                _copy(file, folder / file.name, dtype)
+            _complete_settings(folder, dtype)
+            tensors = _check(checkpoint, folder, dtype)
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{checkpoint}: its weights cannot be read ({error}); expected whole safetensors "
+            "files: export another checkpoint, or copy this one again"
+        ) from error
     return Exported(
         folder=str(target.absolute()),
         dtype=", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})),

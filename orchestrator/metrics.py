@@ -99,6 +99,8 @@ def step_metrics(
     values |= {f"teacher/{name}/wait_s": seconds for name, seconds in waited.items()}
     for name, value in zip(names, report.losses, strict=True):
         values["ce_loss" if name == "ce" else f"teacher/{name}/kd_loss"] = value
+    for name, weight in zip(names, report.weights, strict=True):
+        values["ce_weight" if name == "ce" else f"teacher/{name}/weight"] = weight
     for name, share in gradient_shares(report, names).items():
         values["ce_gradient_share" if name == "ce" else f"teacher/{name}/gradient_share"] = share
     return values

@@ -17,7 +17,7 @@ from losses.alignment.projection_build import build_projection
 from orchestrator.assets import cache_folder
 from orchestrator.atomic import atomic_folder
 from orchestrator.config import RunConfig
-from teachers.inside import cutting_rules, encode_inside
+from teachers.inside import encode_inside
 from teachers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def projection_key(
     return ProjectionKey(
         student=student.vocabulary.fingerprint,
         teacher=teacher.vocabulary.fingerprint,
-        cutting=cutting_rules(teacher) + (cutting_rules(student) if options.reverse else ""),
+        cutting=teacher.cutting + (student.cutting if options.reverse else ""),
         options=options,
     )
 

@@ -1,24 +1,28 @@
-"""``tutelage init``: a run file that comes with tutelage, copied to be changed."""
+"""``tutelage init``: a run or experiment file that comes with tutelage, copied to be changed."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from orchestrator.config.shipped import shipped_run_files
+from orchestrator.config.shipped import shipped_experiments, shipped_run_files
 from orchestrator.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One shipped run file: its name without ``.yaml``, and the first sentence of its comment."""
+    """One shipped file: its name without ``.yaml``, and the first sentence of its comment."""
 
     name: str
     purpose: str
 
 
 def recipes() -> list[Recipe]:
-    """Every shipped run file."""
-    return [Recipe(path.stem, _purpose(path)) for path in shipped_run_files().values()]
+    """Every shipped run file, then the experiments."""
+    return [Recipe(name.removesuffix(".yaml"), _purpose(path)) for name, path in _files().items()]
+
+
+def _files() -> dict[str, Path]:
+    return shipped_run_files() | shipped_experiments()
 
 
 def _purpose(path: Path) -> str:
@@ -38,16 +42,16 @@ def copy_recipe(name: str, target: Path | None = None) -> Path:
         ConfigError: there is no such recipe; lists them.
         FileExistsError: the file exists.
     """
-    files = shipped_run_files()
+    files = _files()
     file_name = f"{name.removesuffix('.yaml')}.yaml"
     if file_name not in files:
         known = [recipe.name for recipe in recipes()]
         close = get_close_matches(name, known, n=1)
         hint = f', did you mean "{close[0]}"?' if close else f"; there are: {', '.join(known)}"
         raise ConfigError(f'no recipe "{name}"{hint}')
-    path = target or Path(file_name)
+    path = target or Path(Path(file_name).name)
     if path.is_dir():
-        path = path / file_name
+        path = path / Path(file_name).name
     try:
         with path.open("xb") as file:
             file.write(files[file_name].read_bytes())

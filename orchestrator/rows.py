@@ -1,39 +1,47 @@
 """One line of a data file as a document; what is wrong with a line is said with file and line."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from losses.document import CHAT_ROLES, Document, Segment, chat_document
 from orchestrator.errors import ConfigError
+from orchestrator.routing import Routing
 
 Row: TypeAlias = dict[str, Any]
 
+KEYS_OF_FORMS = (("text",), ("prompt", "completion"), ("messages",))
 FORMS = '"text", "prompt" and "completion", or "messages"'
 
 
-def read_row(line: bytes, name: str) -> Document:
+def read_row(line: bytes, name: str, routing: Routing | None = None) -> Document:
     """The document of one line.
 
     Args:
         line: a JSON object in UTF-8.
         name: file and line, for the document and for errors.
+        routing: says which teachers it goes to; None sends it to all.
 
     Raises:
         ConfigError: the line is not of a known form, or nothing in it is scored.
     """
     row = _json_object(line, name)
+    teachers = routing.teachers_of(row, name) if routing else None
     if "messages" in row:
-        return chat_document(name, list(_messages(row, name)))
+        document = chat_document(name, list(_messages(row, name)))
+        return replace(document, teachers=teachers)
     segments = tuple(_segments(row, name))
     if not any(segment.scored and segment.content for segment in segments):
         raise ConfigError(f"{name}: nothing to learn from: the scored text is empty")
-    return Document(name, segments)
+    return Document(name, segments, teachers)
 
 
 def _json_object(line: bytes, name: str) -> Row:
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.decode(), object_pairs_hook=partial(_each_key_once, name))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: not UTF-8 at byte {error.start} of the line") from error
     except json.JSONDecodeError as error:
@@ -42,9 +50,18 @@ def _json_object(line: bytes, name: str) -> Row:
         raise ConfigError(f"{name}: not a JSON object that can be read ({error})") from error
     if not isinstance(row, dict):
         raise ConfigError(f"{name}: expected a JSON object, found {type(row).__name__}")
-    forms = [form for form in ("text", "messages") if form in row]
+    forms = [keys for keys in KEYS_OF_FORMS if all(key in row for key in keys)]
     if len(forms) > 1:
-        raise ConfigError(f'{name}: has both "text" and "messages"; expected one of them')
+        found = " and ".join(f'"{key}"' for keys in forms for key in keys)
+        raise ConfigError(f"{name}: has {found}; expected one form: {FORMS}")
+    return row
+
+
+def _each_key_once(name: str, pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ConfigError(f'{name}: the key "{twice}" is there twice; expected it once')
     return row
 
 

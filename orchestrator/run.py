@@ -16,18 +16,19 @@ from orchestrator.arm import Arm, Course, Progress, evaluate_arm, save_final, tr
 from orchestrator.checkpoint import STATE, Inputs, describe_documents
 from orchestrator.cluster import Machine
 from orchestrator.config import CompareConfig, RunConfig, TrainConfig
-from orchestrator.data import load_documents, prepare
+from orchestrator.data import prepare
 from orchestrator.evaluation import by_data_set, lead
 from orchestrator.gates.arm import check_arm
 from orchestrator.interruption import StopRequest, stop_on_signals
-from orchestrator.outcome import Outcome, load_before, save_before, save_outcome
+from orchestrator.outcome import Outcome, Scores, load_before, save_before, save_outcome
+from orchestrator.remembered import Memory
 from orchestrator.run_folder import (
     folder_to_resume,
     locked,
     open_run_folder,
     renew_run_folder,
 )
-from orchestrator.setup import Setup, set_up
+from orchestrator.setup import STUDENT, Setup, set_up
 from orchestrator.specs import student_spec, teacher_specs
 from orchestrator.starting_point import StartingPoint, check_resumable, starting_point
 from orchestrator.summary import BitsPerByte, Summary
@@ -38,13 +39,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What all arms of a run share."""
+    """What all arms of a run share.
+
+    With ``memory`` no teacher is started: the arms train on what the teachers said once.
+    ``before`` are scores that are known already; None is measured by each arm.
+    """
 
     setup: Setup
     inputs: Inputs
     validation: Sequence[Document]
     machine: Machine
     stop: StopRequest
+    memory: Memory | None = None
+    before: Scores | None = None
+    keep_models: bool = True
 
 
 def train(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -> Summary:
@@ -83,19 +91,21 @@ def train(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -
 
 def inputs_of(setup: Setup) -> Inputs:
     """What must be the same when the run is resumed, beside the run file."""
-    documents = {"data.train": setup.train.documents, "data.held_out": setup.held_out.documents}
+    documents = {
+        "data.train": setup.train.documents,
+        "data.validation": setup.validation,
+        "data.held_out": setup.held_out.documents,
+    }
     found = {name: describe_documents(entries) for name, entries in documents.items()}
-    for tokenizer in setup.tokenizers:
-        found[f"tokenizer of {tokenizer.name}"] = tokenizer.vocabulary.fingerprint
-    return Inputs(found)
+    found |= {f"tokenizer of {t.name}": t.fingerprint for t in setup.tokenizers}
+    return Inputs(found | {f"model of {name}": text for name, text in setup.models.items()})
 
 
 def validation_documents(config: RunConfig, setup: Setup) -> Sequence[Document]:
     """The documents that choose the best checkpoint; none if that is not asked for."""
     if not config.train.keep_best:
         return ()
-    documents = load_documents(config.data.validation)
-    return prepare(documents, setup.tokenizers[:1], config.data.max_length).documents
+    return prepare(setup.validation, setup.tokenizers[:1], config.data.max_length).documents
 
 
 def run_arm(config: RunConfig, run: Run, folder: Path, name: str) -> Outcome:
@@ -111,12 +121,15 @@ def run_arm(config: RunConfig, run: Run, folder: Path, name: str) -> Outcome:
     with start_arm(config, run, folder, point) as arm:
         if point.checkpoint is None:
             check_arm(arm, run.setup.train.documents, config, folder)
-            save_before(folder, evaluate_arm(arm, held_out, limit))
+            known = run.before or evaluate_arm(arm, held_out, limit)
+            save_before(folder, {name: known[name] for name in (*arm.teachers, STUDENT)})
         before = load_before(folder)
         with progress_bar(name, config.train, point.position.step) as progress:
             tally = train_arm(arm, course, point.position, progress)
-        save_final(arm, course)
-        actors.kill(arm.teachers.values())
+        if run.keep_models:
+            save_final(arm, course)
+        if run.memory is None:
+            actors.kill(arm.teachers.values())
         after = evaluate_arm(replace(arm, teachers={}), held_out, limit)["student"]
     student = before.pop("student")
     outcome = Outcome(config.train.max_steps, run.inputs, student, after, before, tally)
@@ -133,7 +146,11 @@ def start_arm(config: RunConfig, run: Run, folder: Path, point: StartingPoint) -
     spec = student_spec(config, machine, vocabularies, run.setup.projections)
     student = replace(spec, resume_from=state)
     names = ("ce", *(f"{term.teacher}/{term.method_name}" for term in student.terms))
-    teachers, loading = actors.start_teachers(teacher_specs(config, machine), config, machine)
+    live: dict[str, Any] = {}
+    loading: dict[str, Any] = {}
+    if run.memory is None:
+        live, loading = actors.start_teachers(teacher_specs(config, machine), config, machine)
+    teachers = run.memory.teachers(config) if run.memory else live
     students: dict[str, Any] = {}
     try:
         students, preparing = actors.start_students(student, config, machine, folder)
@@ -141,7 +158,7 @@ def start_arm(config: RunConfig, run: Run, folder: Path, point: StartingPoint) -
         _send_heads(config, teachers, students)
         yield Arm(students, teachers, names)
     finally:
-        actors.kill([*teachers.values(), *students.values()])
+        actors.kill([*live.values(), *students.values()])
 
 
 def _send_heads(config: RunConfig, teachers: dict[str, Any], students: dict[str, Any]) -> None:

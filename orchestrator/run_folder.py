@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.atomic import atomic_write_text
-from orchestrator.config import RunConfig, load_run, to_yaml
+from orchestrator.config import ExperimentConfig, RunConfig, load_run, to_yaml
 from orchestrator.continuation import check_continuation
 from orchestrator.environment import environment
 from orchestrator.errors import ConfigError
+from orchestrator.references import data_references, model_references
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ RESOLVED = "resolved.yaml"
 ENVIRONMENT = "env.json"
 
 
-def open_run_folder(config: RunConfig, *, overwrite: bool) -> Path:
+def open_run_folder(config: RunConfig | ExperimentConfig, *, overwrite: bool) -> Path:
     """Make the run's folder and write the resolved run file and the environment into it.
 
     With ``overwrite`` a folder that holds something is moved aside, not deleted.
@@ -36,7 +37,7 @@ def open_run_folder(config: RunConfig, *, overwrite: bool) -> Path:
                 f"output_dir: {folder} is not empty; choose another, or pass --overwrite to move "
                 "it aside and start anew"
             )
-        folder.rename(_free_name(folder))
+        _move_aside(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     _describe(folder, config)
     return folder
@@ -60,7 +61,7 @@ def folder_to_resume(config: RunConfig) -> Path:
     return folder
 
 
-def renew_run_folder(folder: Path, config: RunConfig) -> None:
+def renew_run_folder(folder: Path, config: RunConfig | ExperimentConfig) -> None:
     """Write the run file of now; one that differs stays as ``resolved.until-….yaml``."""
     former = folder / RESOLVED
     if former.read_text(encoding="utf-8") != to_yaml(config):
@@ -86,7 +87,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _describe(folder: Path, config: RunConfig) -> None:
+def _describe(folder: Path, config: RunConfig | ExperimentConfig) -> None:
     atomic_write_text(folder / RESOLVED, to_yaml(config))
     atomic_write_text(folder / ENVIRONMENT, json.dumps(asdict(environment()), indent=2) + "\n")
 
@@ -103,6 +104,29 @@ def _warn_of_versions(path: Path) -> None:
                 before.get(name),
                 now[name],
             )
+
+
+def _move_aside(folder: Path, config: RunConfig | ExperimentConfig) -> None:
+    """Rename the folder, unless a process runs in it or what the run reads would go with it."""
+    for place, path in _read_paths(config):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ConfigError(
+                f"output_dir: --overwrite would move {folder} aside, and with it {place} ({path}); "
+                "choose another output_dir"
+            )
+    if folder.is_dir():
+        with locked(folder):
+            folder.rename(_free_name(folder))
+    else:
+        folder.rename(_free_name(folder))
+
+
+def _read_paths(config: RunConfig | ExperimentConfig) -> Iterator[tuple[str, Path]]:
+    yield "the current folder", Path.cwd()
+    if isinstance(config, RunConfig):
+        for reference in (*model_references(config), *data_references(config)):
+            if reference.asset is None:
+                yield reference.place, Path(reference.text).expanduser()
 
 
 def _free_name(folder: Path) -> Path:

@@ -13,10 +13,12 @@ from losses.base import Pair
 from losses.document import Document
 from orchestrator.agreement import compare
 from orchestrator.config import RunConfig, TeacherConfig
-from orchestrator.data import Prepared, load_documents, prepare
+from orchestrator.data import Prepared, load_documents, num_repeated, prepare
 from orchestrator.errors import ConfigError
+from orchestrator.model_identity import model_identity
 from orchestrator.projections import needed_projections
 from orchestrator.references import require_references, teacher_place
+from orchestrator.routing import Routing, check_routed
 from orchestrator.sources import student_source, teacher_source
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
@@ -32,13 +34,16 @@ Split: TypeAlias = Literal["train", "validation", "held_out"]
 class Setup:
     """Tokenizers (the student's first) and the documents that all of them read exactly.
 
-    ``projections`` has W of each teacher that feeds a method which reads it.
+    ``validation`` is as it was loaded; ``projections`` has W of each teacher that feeds a method
+    which reads it; ``models`` says which weights each model has.
     """
 
     tokenizers: tuple[Tokenizer, ...]
     train: Prepared
     held_out: Prepared
+    validation: tuple[Document, ...]
     projections: Mapping[str, Projection]
+    models: Mapping[str, str]
 
 
 def set_up(config: RunConfig) -> Setup:
@@ -53,12 +58,24 @@ def set_up(config: RunConfig) -> Setup:
         log.warning("%s", warning)
     check_methods(config, by_name)
     tokenizers = tuple(by_name.values())
+    train = prepared(config, "train", read_split(config, "train"), tokenizers)
+    check_routed(train.documents, [teacher.name for teacher in config.teachers])
+    held_out = prepared(config, "held_out", read_split(config, "held_out"), tokenizers)
+    for warning in doubts_about(config, tokenizers[0], train, held_out):
+        log.warning("%s", warning)
     return Setup(
         tokenizers=tokenizers,
-        train=prepared(config, "train", read_split(config, "train"), tokenizers),
-        held_out=prepared(config, "held_out", read_split(config, "held_out"), tokenizers),
+        train=train,
+        held_out=held_out,
+        validation=tuple(read_split(config, "validation")),
         projections=needed_projections(config, by_name[STUDENT], by_name),
+        models=_models(config),
     )
+
+
+def _models(config: RunConfig) -> dict[str, str]:
+    teachers = {t.name: model_identity(teacher_source(t)) for t in config.teachers}
+    return {STUDENT: model_identity(student_source(config.student))} | teachers
 
 
 def load_tokenizers(
@@ -115,6 +132,7 @@ class _Loader:
         if agreement.errors:
             raise ConfigError("\n".join(f"{place}: {text}" for text in agreement.errors))
         self.warnings += [f"{place}: {text}" for text in agreement.warnings]
+        tokenizer.max_tokens = agreement.max_tokens
         return tokenizer
 
 
@@ -166,10 +184,43 @@ def prepared(
     Raises:
         ConfigError: no document is left.
     """
+    _check_templates(split, documents, tokenizers)
     try:
         return prepare(documents, tokenizers, config.data.max_length)
     except ConfigError as error:
         raise ConfigError(f"data.{split}: {error}") from error
+
+
+def _check_templates(
+    split: Split, documents: Sequence[Document], tokenizers: Sequence[Tokenizer]
+) -> None:
+    chats = (document.name for document in documents if document.is_chat)
+    if (chat := next(chats, None)) is None:
+        return
+    for tokenizer in tokenizers:
+        if (flaw := tokenizer.chat.flaw()) is not None:
+            raise ConfigError(
+                f"data.{split}: {chat} is a chat, but the chat template of {tokenizer.name} cannot "
+                f"be used ({flaw}); repair it, or set {tokenizer.name}'s key template: plain"
+            )
+
+
+def doubts_about(
+    config: RunConfig, student: Tokenizer, train: Prepared, held_out: Prepared
+) -> list[str]:
+    """What is worth a warning in documents that can be used."""
+    doubts, limit = [], student.max_tokens
+    if limit is not None and limit < config.data.max_length:
+        doubts.append(
+            f"data.max_length: {config.data.max_length} is more than the {limit} tokens that the "
+            "student reads; documents are cut there"
+        )
+    if count := num_repeated(held_out.documents, train.documents):
+        doubts.append(
+            f"data.held_out: {count} of {len(held_out.documents)} documents are in data.train as "
+            "well; what is measured on them is no measure of unseen text"
+        )
+    return doubts
 
 
 def read_split(config: RunConfig, split: Split, left_out: Collection[str] = ()) -> list[Document]:
@@ -185,7 +236,8 @@ def read_split(config: RunConfig, split: Split, left_out: Collection[str] = ()) 
         "held_out": (data.held_out, data.held_out_limit),
     }[split]
     present = [f for i, f in enumerate(files) if f"data.{split}[{i}]" not in left_out]
-    documents = load_documents(present, limit)
+    routing = Routing.of(config) if split == "train" else None
+    documents = load_documents(present, limit, routing)
     if present and not documents:
         raise ConfigError(f"data.{split}: no document in {', '.join(present)}; expected JSON lines")
     return documents

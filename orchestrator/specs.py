@@ -5,11 +5,12 @@ from types import MappingProxyType
 
 from losses.alignment.projection import Projection
 from losses.alignment.vocabulary import Vocabulary
+from losses.mixture import Constant, Schedule
 from orchestrator.cluster import Machine, fair_gpus
 from orchestrator.config import RunConfig, TeacherConfig
 from orchestrator.sources import student_source, teacher_source
 from orchestrator.student.engine import EngineOptions
-from orchestrator.student.trainer import Objective
+from orchestrator.student.objective import Objective
 from orchestrator.student.worker import StudentSpec, TermSpec
 from teachers.actor import TeacherSpec
 
@@ -29,6 +30,7 @@ def _teacher_spec(teacher: TeacherConfig, config: RunConfig, machine: Machine) -
         threads=teacher.threads or 1,
         token_budget=teacher.token_budget,
         start_token=teacher.start_token,
+        asks=config.mixture.weights.asks,
     )
 
 
@@ -58,6 +60,7 @@ def student_spec(
         objective=Objective(
             weights=(config.mixture.ce_weight, *(term.weight for term in terms)),
             normalize=config.mixture.normalize,
+            scheme=config.mixture.weights if terms else Constant(),
         ),
         engine=engine_options(config),
         terms=tuple(terms),
@@ -73,12 +76,16 @@ def _terms(
             teacher=teacher.name,
             method_name=entry.name,
             method=entry.method,
-            weight=teacher.weight * entry.weight,
+            weight=_product(teacher.weight, entry.weight),
             vocabulary=vocabulary,
             projection=projection if entry.method.needs_projection else None,
         )
         for entry in teacher.methods
     ]
+
+
+def _product(weight: float | Schedule, factor: float) -> float | Schedule:
+    return weight.times(factor) if isinstance(weight, Schedule) else weight * factor
 
 
 def engine_options(config: RunConfig) -> EngineOptions:

@@ -3,12 +3,14 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from orchestrator.config import RunConfig
+from orchestrator.data import Prepared
 from orchestrator.references import find_references, how_to_fetch, refuse
 from orchestrator.setup import (
     STUDENT,
     Split,
     check_methods,
     describe,
+    doubts_about,
     load_tokenizers,
     prepared,
     read_split,
@@ -41,8 +43,37 @@ def validate(config: RunConfig, *, strict: bool = False) -> Iterator[str]:
     check_methods(config, tokenizers)
     for tokenizer in tokenizers.values():
         yield _describe_tokenizer(tokenizer)
-    for split in SPLITS:
-        yield from _describe_split(config, split, tokenizers, left_out)
+    splits = {split: _read(config, split, tokenizers, left_out) for split in SPLITS}
+    doubts = _doubts(config, tokenizers, splits)
+    refuse(doubts if strict else [])
+    for warning in doubts:
+        yield f"warning: {warning}"
+    for split, documents in splits.items():
+        yield from _describe_split(config, split, documents, tokenizers)
+
+
+def _read(
+    config: RunConfig,
+    split: Split,
+    tokenizers: Mapping[str, Tokenizer],
+    left_out: Collection[str],
+) -> Prepared | int:
+    """The split, or only its number of documents where the student is not there to cut them."""
+    documents = read_split(config, split, left_out)
+    if not documents or STUDENT not in tokenizers:
+        return len(documents)
+    return prepared(config, split, documents, list(tokenizers.values()))
+
+
+def _doubts(
+    config: RunConfig,
+    tokenizers: Mapping[str, Tokenizer],
+    splits: Mapping[Split, Prepared | int],
+) -> list[str]:
+    train, held_out = splits["train"], splits["held_out"]
+    if isinstance(train, int) or isinstance(held_out, int):
+        return []
+    return doubts_about(config, tokenizers[STUDENT], train, held_out)
 
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> str:
@@ -57,20 +88,17 @@ def _describe_tokenizer(tokenizer: Tokenizer) -> str:
 def _describe_split(
     config: RunConfig,
     split: Split,
+    documents: Prepared | int,
     tokenizers: Mapping[str, Tokenizer],
-    left_out: Collection[str],
 ) -> Iterator[str]:
-    documents = read_split(config, split, left_out)
-    if not documents:
-        return
     name = split.replace("_", " ")
-    if STUDENT not in tokenizers:
-        yield f"{name}: {len(documents)} documents; not cut, the student is not fetched yet"
+    if isinstance(documents, int):
+        if documents:
+            yield f"{name}: {documents} documents; not cut, the student is not fetched yet"
         return
-    readable = prepared(config, split, documents, list(tokenizers.values()))
-    yield f"{name}: {describe(readable, list(tokenizers))}"
+    yield f"{name}: {describe(documents, list(tokenizers))}"
     if split == "train":
-        yield _describe_steps(config, len(readable.documents))
+        yield _describe_steps(config, len(documents.documents))
 
 
 def _describe_steps(config: RunConfig, num_documents: int) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from losses.base import Method
 from losses.document import Document
+from losses.mixture import Metric
 from teachers.backends.transformers import LanguageModel
 from teachers.evaluation import DocumentScore
 from teachers.source import ModelSource
@@ -25,12 +26,13 @@ class TeacherSpec:
     threads: int = 1
     token_budget: int = 4096
     start_token: str | None = None
+    asks: Metric | None = None
 
     def build(self) -> Teacher:
         """Load tokenizer and weights."""
         tokenizer = Tokenizer.load(self.source, self.name, self.start_token)
         model = LanguageModel.load(self.source, tokenizer, self.device)
-        return Teacher(model, self.methods, self.token_budget)
+        return Teacher(model, self.methods, self.token_budget, self.asks)
 
 
 class TeacherActor:  # pragma: no cover - runs in another process
@@ -44,6 +46,15 @@ class TeacherActor:  # pragma: no cover - runs in another process
     def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         """See ``Teacher.signals``."""
         return self.teacher.signals(documents)
+
+    def signals_of_parts(
+        self, documents: Sequence[Document], parts: Sequence[Sequence[int]]
+    ) -> tuple[int | DocumentSignals, ...]:
+        """The number of documents, then what ``Teacher.signals_of_parts`` gives, each an object.
+
+        The caller waits for the number: the signals stay unopened.
+        """
+        return (len(documents), *self.teacher.signals_of_parts(documents, parts))
 
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """See ``Teacher.evaluate``."""

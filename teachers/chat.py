@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Literal, TypeAlias
 
-from jinja2.exceptions import TemplateError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerFast
 
 from losses.document import CHAT_ROLES, Document
@@ -69,6 +69,26 @@ class ChatTemplate:
         if not self.is_plain:
             return "its own chat template"
         return "plain chats" if self.has_own else "plain chats (it has no chat template)"
+
+    @property
+    def source(self) -> object:
+        """The template's text, or several of them by name."""
+        return PLAIN if self.is_plain else self._fast.chat_template
+
+    def flaw(self) -> str | None:
+        """Why this is no template at all; None if it is one, whichever chats it refuses."""
+        try:
+            template: object = PLAIN if self.is_plain else self._fast.get_chat_template()
+        except ValueError as error:
+            return str(error)
+        if not isinstance(template, str):
+            return f"it is {template!r}, not text"
+        try:
+            self._apply([("user", "")])
+        except ChatRefused as refused:
+            if isinstance(refused.__cause__, TemplateSyntaxError):
+                return f"line {refused.__cause__.lineno}: {refused.__cause__.message}"
+        return None
 
     def render(self, document: Document) -> Rendering:
         """A chat as ``apply_chat_template`` writes it.

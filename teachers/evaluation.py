@@ -8,6 +8,7 @@ import torch
 
 from losses.alignment.tokens import byte_starts
 from losses.document import Document
+from losses.mixture import Metric, TeacherScore
 from losses.prediction import Prediction
 from teachers.backends.transformers import LanguageModel
 
@@ -52,6 +53,15 @@ def bits_per_byte(scores: Iterable[DocumentScore]) -> float:
     if not num_bytes:
         raise ValueError("no byte was scored: the documents are empty or nothing in them counts")
     return sum(row.nats for row in rows) / math.log(2) / num_bytes
+
+
+def teacher_score(prediction: Prediction, metric: Metric) -> TeacherScore:
+    """What a mixture judges a teacher by on one document."""
+    own = _document_score(prediction)
+    nats = own.nats
+    if metric == "entropy":
+        nats = prediction.entropy(prediction.scored_positions - 1).double().sum().item()
+    return TeacherScore(nats, own.num_bytes, own.num_tokens)
 
 
 def _document_score(prediction: Prediction) -> DocumentScore:

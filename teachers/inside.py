@@ -1,10 +1,8 @@
 """What a tokenizer makes of a text in the middle of a document, where it adds nothing in front."""
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 
-from teachers.normalisation import DummyPrefix, parts_of
+from teachers.normalisation import DummyPrefix
 from teachers.tokenizer import Tokenizer
 
 LINE_BREAK = "\n"
@@ -37,11 +35,3 @@ def _after_break(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
         if joined.strip(b" "):
             break
     return []
-
-
-def cutting_rules(tokenizer: Tokenizer) -> str:
-    """Digest of all but the vocabulary that decides how a tokenizer cuts a text."""
-    backend = tokenizer.backend
-    steps = [parts_of(part) for part in (backend.normalizer, backend.pre_tokenizer)]
-    text = json.dumps([*steps, type(backend.model).__name__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,13 +10,15 @@ from jaxtyping import Shaped
 
 from losses.base import Method
 from losses.document import Document
+from losses.mixture import Absent, Metric, TeacherScore
 from losses.prediction import Head, Prediction
 from losses.signals import Signal, pack, unpack
 from teachers.backends.transformers import LanguageModel
-from teachers.evaluation import DocumentScore, score
+from teachers.evaluation import DocumentScore, score, teacher_score
 
 DocumentSignals: TypeAlias = tuple[Signal, ...]
-"""One document's signals, one for each of the teacher's methods, in their order."""
+"""One document's signals, one for each of the teacher's methods, in their order; then the teacher's
+score, if it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,20 @@ class Teacher:
         model: the frozen model.
         methods: what to compute from each prediction.
         token_budget: padded tokens of one forward pass.
+        asks: what the mixture judges teachers by; None sends no score.
     """
 
     def __init__(
-        self, model: LanguageModel, methods: Sequence[Method], token_budget: int = 4096
+        self,
+        model: LanguageModel,
+        methods: Sequence[Method],
+        token_budget: int = 4096,
+        asks: Metric | None = None,
     ) -> None:
         self.model = model
         self.methods = tuple(methods)
         self.token_budget = token_budget
+        self.asks = asks
         model.model.requires_grad_(requires_grad=False)
         model.model.eval()
 
@@ -63,9 +71,17 @@ class Teacher:
     def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         """Each document's signals, in the order of the documents.
 
+        A document that does not go to this teacher is not read: its signals are ``Absent``.
+
         Raises:
             ValueError: the model's output for a document is not finite.
         """
+        name = self.model.tokenizer.name
+        own = [document for document in documents if document.goes_to(name)]
+        found = iter(self._signals(own))
+        return [next(found) if document.goes_to(name) else self._absent for document in documents]
+
+    def _signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         lengths = [len(tokens) for tokens in self.model.encode(documents)]
         found: dict[int, DocumentSignals] = {}
         for batch in self.model.batches(lengths, self.token_budget):
@@ -74,13 +90,26 @@ class Teacher:
                 found[index] = self._document_signals(documents[index], prediction)
         return [found[index] for index in range(len(documents))]
 
+    @property
+    def _absent(self) -> DocumentSignals:
+        score = () if self.asks is None else (TeacherScore(0.0, 0, 0),)
+        return (Absent(),) * len(self.methods) + score
+
+    def signals_of_parts(
+        self, documents: Sequence[Document], parts: Sequence[Sequence[int]]
+    ) -> list[DocumentSignals]:
+        """Each document's signals, once for each part: the places of the methods it is made of."""
+        rows = self.signals(documents)
+        return [tuple(row[place] for place in part) for row in rows for part in parts]
+
     def _document_signals(self, document: Document, prediction: Prediction) -> DocumentSignals:
         if not torch.isfinite(prediction.hidden).all():
             raise ValueError(
                 f"teacher {self.model.tokenizer.name}: the hidden states of document "
                 f"{document.name} are not finite; try dtype float32 or leave the document out"
             )
-        return tuple(method.signal(prediction, document) for method in self.methods)
+        signals = tuple(method.signal(prediction, document) for method in self.methods)
+        return signals if self.asks is None else (*signals, teacher_score(prediction, self.asks))
 
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """How well the teacher itself predicts each document."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from losses.alignment.vocabulary import Vocabulary
@@ -80,16 +80,22 @@ def load_pair_bias(path: str) -> PairBias:
     """What ``PairBias.save`` wrote; read once a process.
 
     Raises:
-        ValueError: there is no such file, or it lacks an array or a fingerprint.
+        ValueError: there is no such file, it is damaged, or it lacks an array or a fingerprint.
     """
     if not Path(path).is_file():
         raise ValueError(
             f"bias_file: there is no file {path}; give the absolute path of a file that "
             "PairBias.save wrote"
         )
-    with safe_open(path, "np") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        found |= {name: text for name, text in (file.metadata() or {}).items()}
+    try:
+        with safe_open(path, "np") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found |= {name: text for name, text in (file.metadata() or {}).items()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"bias_file: {path} is no whole safetensors file ({error}); expected one that "
+            "PairBias.save wrote, make it anew"
+        ) from error
     if missing := [name for name in ARRAYS + VOCABULARIES if name not in found]:
         raise ValueError(f"bias_file: {path} lacks {', '.join(missing)}; make it anew")
     return PairBias(**{name: found[name] for name in ARRAYS + VOCABULARIES})

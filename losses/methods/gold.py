@@ -9,6 +9,7 @@ divergence: GKD, Agarwal et al. 2023, arXiv:2306.13649.
 """
 
 import math
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -21,17 +22,24 @@ from torch import Tensor, nn
 from losses import divergence
 from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair
-from losses.cells import cell_js
-from losses.chunk_rows import ChunkRows, chunk_rows
+from losses.chunk_distributions.cell_divergence import cell_js
+from losses.chunk_distributions.chunk_rows import ChunkRows, chunk_rows
+from losses.chunk_distributions.columns import present
+from losses.chunk_distributions.comparison import Comparison
+from losses.chunk_distributions.matched import Matched, matched_of
+from losses.chunk_distributions.published_merges import LEAST, PublishedMerge, merged_rows
+from losses.chunk_distributions.remainders import (
+    Remainder,
+    largest_unmatched,
+    remainder_l1,
+    teacher_remainder,
+)
+from losses.chunk_distributions.student_cells import StudentBlock
+from losses.chunk_distributions.teacher_cells import Starts
+from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens
 from losses.document import Document
-from losses.merged_rows import LEAST, PublishedMerge, merged_rows
 from losses.prediction import Prediction
-from losses.projected_cells import Starts, projected_cells
-from losses.projection_columns import Matched, matched_of, present
 from losses.signals import Signal, TopTokens, expect, pack
-from losses.teacher_cells import chunk_starts, teacher_cells
-from losses.top_tokens import Precision, tempered, top_tokens
-from losses.unmatched import Remainder, remainder_l1, student_entries, teacher_remainder
 
 
 @dataclass(frozen=True, config=OPTIONS)
@@ -41,9 +49,8 @@ class Gold(Method):
     Args:
         k: teacher tokens listed beside the realised one; 6k + 16 bytes a token.
         merge: a chunk's distribution. ``chain``, its joint probability as a cell of its own;
-            ``bayesian`` and ``observed``, TRL's products (``losses.merged_rows``); TRL's default
-            is ``observed``. With these, a matched token that the teacher did not list has TRL's
-            smallest probability, 1e-8.
+            ``bayesian`` and ``observed``, TRL's products, the latter its default. With these, a
+            matched token that the teacher did not list has TRL's smallest probability, 1e-8.
         beta: the teacher's share in the divergence; 0 is KL(teacher || student), 1 the reverse.
         matched_weight: weight of the divergence; None: the matched part of the teacher's
             vocabulary.
@@ -57,10 +64,10 @@ class Gold(Method):
     """
 
     unit: ClassVar[str] = "chunks"
-    bytes_per_token: ClassVar[str] = "6k + 16: 400 at k = 64"
+    bytes_per_token: ClassVar[str] = "6k + 16: 12,304 at k = 2048"
     needs_projection: ClassVar[bool] = True
 
-    k: PositiveInt = 64
+    k: PositiveInt = 2048
     merge: Literal["chain", "bayesian", "observed"] = "chain"
     beta: float = Field(default=0.5, ge=0, le=1)
     matched_weight: float | None = Field(default=None, ge=0)
@@ -95,14 +102,16 @@ class Gold(Method):
                 "method gold: the two vocabularies share no token, so nothing is matched; use "
                 "uld or alm"
             )
+        both = (matched.share, 1 - matched.share)
+        if self.matched_weight is not None and self.unmatched_weight is not None:
+            both = (self.matched_weight, self.unmatched_weight)
         if self.merge == "chain":
-            parts = self._chain(student, top, rows, matched)
+            comparison = Comparison(top, rows, matched.columns, self.student_temperature)
+            compare = partial(self._compare, matched, both)
+            total = comparison.total(student, matched.columns.weights, compare)
         else:
             parts = self._merged(student, top, rows, matched, self.merge)
-        share = matched.share
-        weights = (self.matched_weight, self.unmatched_weight)
-        both = (share, 1 - share) if weights[0] is None or weights[1] is None else weights
-        total = (parts * parts.new_tensor(both)).sum()
+            total = (parts * parts.new_tensor(both)).sum()
         return LossTerm(total=total, units=rows.num_chunks)
 
     def num_units(
@@ -110,29 +119,13 @@ class Gold(Method):
     ) -> int:
         return chunk_rows(tokens, scored, expect(signal, TopTokens)).num_chunks
 
-    def _chain(
-        self, student: Prediction, top: TopTokens, rows: ChunkRows, matched: Matched
-    ) -> Float[Tensor, "chunk 2"]:
-        after = rows.student_after_first(student, self.student_temperature)
-        starts = chunk_starts(top, rows, student.tokens.ids, student.device)
-        teacher = teacher_cells(top, rows, after)
-        remainder = teacher_remainder(teacher, starts, matched)
-
-        def read(
-            logprobs: Float[Tensor, "row vocab"],
-            after: Float[Tensor, "row"],
-            teacher: Float[Tensor, "row cells"],
-            *cut: Tensor,
-        ) -> Float[Tensor, "row 2"]:
-            table, here = tempered(logprobs, self.student_temperature), Starts(*cut[:4])
-            cells = projected_cells(table, after, matched.columns.weights, matched.columns, here)
-            theirs = Remainder(*cut[4:])
-            ours = student_entries(table, after, here, matched, theirs.entries.shape[1])
-            sorted_part = remainder_l1(theirs, ours, cells[:, -1], relative=False)
-            return torch.stack([cell_js(teacher, cells, self.beta), sorted_part], dim=-1)
-
-        positions = torch.from_numpy(rows.student_first - 1).to(student.device)
-        return student.map_rows(read, positions, after, teacher, *starts.fields, *remainder.fields)
+    def _compare(
+        self, matched: Matched, weights: tuple[float, float], block: StudentBlock
+    ) -> Float[Tensor, "row"]:
+        theirs = teacher_remainder(block.teacher, block.starts, matched)
+        ids = largest_unmatched(block.probs, matched, theirs.entries.shape[1])
+        rest = remainder_l1(theirs, block.masses(ids), block.cells[:, -1], relative=False)
+        return weights[0] * cell_js(block.teacher, block.cells, self.beta) + weights[1] * rest
 
     def _merged(
         self,
@@ -155,9 +148,8 @@ class Gold(Method):
             floored = common.clamp(min=math.log(LEAST))
             first = divergence.js(theirs, floored, self.beta)
             rest = factor.exp() - torch.where(asked, common.exp(), 0).sum(-1)
-            here = Starts.plain(ids)
-            entries = student_entries(table, factor, here, matched, left[0].shape[1])
-            entries = entries * factor.exp().unsqueeze(-1)
+            largest = largest_unmatched(table, matched, left[0].shape[1])
+            entries = (table.gather(-1, largest) + factor.unsqueeze(-1)).exp()
             second = remainder_l1(Remainder(*left), entries, rest, relative=False)
             return torch.stack([first, second], dim=-1)
 

@@ -9,6 +9,7 @@ Source: X-Token, arXiv:2605.21699 (H-KL); NVIDIA-NeMo/RL ``CrossTokenizerDistill
 ``gold_loss`` and ``xtoken_loss``.
 """
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -20,18 +21,23 @@ from torch import Tensor, nn
 
 from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair
-from losses.cells import Direction, cell_kl
-from losses.chunk_means import chunk_means, student_rows
-from losses.chunk_rows import ChunkRows, chunk_rows
+from losses.chunk_distributions.cell_divergence import Direction, cell_kl
+from losses.chunk_distributions.chunk_rows import ChunkRows, chunk_rows
+from losses.chunk_distributions.columns import columns_of, present
+from losses.chunk_distributions.comparison import Comparison
+from losses.chunk_distributions.matched import Common, Matched, matched_by, matched_of
+from losses.chunk_distributions.published_means import chunk_means, student_rows
+from losses.chunk_distributions.remainders import (
+    largest_unmatched,
+    remainder_l1,
+    teacher_remainder,
+)
+from losses.chunk_distributions.sorted_masses import descending, descending_ids
+from losses.chunk_distributions.student_cells import StudentBlock
+from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens
 from losses.document import Document
 from losses.prediction import Prediction
-from losses.projected_cells import Starts, projected_cells
-from losses.projection_columns import Common, Matched, matched_of, present
 from losses.signals import Signal, TopTokens, expect, pack
-from losses.sorted_mass import descending, descending_ids
-from losses.teacher_cells import chunk_starts, teacher_cells
-from losses.top_tokens import Precision, tempered, top_tokens
-from losses.unmatched import Remainder, remainder_l1, student_entries, teacher_remainder
 
 
 @dataclass(frozen=True, config=OPTIONS)
@@ -57,10 +63,11 @@ class HKl(Method):
     """
 
     unit: ClassVar[str] = "chunks"
-    bytes_per_token: ClassVar[str] = "6k + 16: 400 at k = 64"
+    bytes_per_token: ClassVar[str] = "6k + 16: 12,304 at k = 2048"
     needs_projection: ClassVar[bool] = True
+    borrows: ClassVar[frozenset[str]] = frozenset({"w"})
 
-    k: PositiveInt = 64
+    k: PositiveInt = 2048
     chunk: Literal["chain", "mean"] = "chain"
     common: Common = "top1"
     divergence: Direction = "forward"
@@ -94,10 +101,13 @@ class HKl(Method):
     ) -> LossTerm:
         top = expect(signal, TopTokens)
         rows = chunk_rows(student.tokens, pack(student.scored), top)
-        projection = present(pair.projection, "h_kl")
-        matched = matched_of(projection, student.device, self.common)
-        compare = self._chain if self.chunk == "chain" else self._mean
-        total = compare(student, top, rows, matched).sum()
+        matched = self._matched(pair, modules, student.device)
+        if self.chunk == "mean":
+            total = self._mean(student, top, rows, matched).sum()
+        else:
+            comparison = Comparison(top, rows, matched.columns, self.temperature)
+            compare = partial(self._compare, matched)
+            total = comparison.total(student, matched.columns.weights, compare)
         factor = self.temperature**2 if self.times_temperature_squared else 1.0
         return LossTerm(total=factor * total, units=rows.num_chunks)
 
@@ -106,29 +116,20 @@ class HKl(Method):
     ) -> int:
         return chunk_rows(tokens, scored, expect(signal, TopTokens)).num_chunks
 
-    def _chain(
-        self, student: Prediction, top: TopTokens, rows: ChunkRows, matched: Matched
-    ) -> Float[Tensor, "chunk"]:
-        after = rows.student_after_first(student, self.temperature)
-        starts = chunk_starts(top, rows, student.tokens.ids, student.device)
-        teacher = teacher_cells(top, rows, after)
-        remainder = teacher_remainder(teacher, starts, matched)
+    def _matched(self, pair: Pair, modules: nn.ModuleDict, device: torch.device) -> Matched:
+        """By the W that the teacher's ``p_kl`` trains, if it does; it gets no gradient here."""
+        projection = present(pair.projection, "h_kl")
+        if "w" not in modules:
+            return matched_of(projection, device, self.common)
+        columns = columns_of(projection, device)
+        with torch.no_grad():
+            return matched_by(modules["w"](columns), columns, projection, self.common)
 
-        def read(
-            logprobs: Float[Tensor, "row vocab"],
-            after: Float[Tensor, "row"],
-            teacher: Float[Tensor, "row cells"],
-            *cut: Tensor,
-        ) -> Float[Tensor, "row"]:
-            table, here = tempered(logprobs, self.temperature), Starts(*cut[:4])
-            cells = projected_cells(table, after, matched.columns.weights, matched.columns, here)
-            theirs = Remainder(*cut[4:])
-            ours = student_entries(table, after, here, matched, theirs.entries.shape[1])
-            shapes = remainder_l1(theirs, ours, cells[:, -1], relative=True)
-            return cell_kl(teacher, cells, self.divergence) + shapes
-
-        positions = torch.from_numpy(rows.student_first - 1).to(student.device)
-        return student.map_rows(read, positions, after, teacher, *starts.fields, *remainder.fields)
+    def _compare(self, matched: Matched, block: StudentBlock) -> Float[Tensor, "row"]:
+        theirs = teacher_remainder(block.teacher, block.starts, matched)
+        ids = largest_unmatched(block.probs, matched, theirs.entries.shape[1])
+        shapes = remainder_l1(theirs, block.masses(ids), block.cells[:, -1], relative=True)
+        return cell_kl(block.teacher, block.cells, self.divergence) + shapes
 
     def _mean(
         self, student: Prediction, top: TopTokens, rows: ChunkRows, matched: Matched

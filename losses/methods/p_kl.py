@@ -22,19 +22,22 @@ from torch import Tensor, nn
 
 from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair
-from losses.cells import Direction, cell_kl
-from losses.chunk_means import chunk_means, student_rows
-from losses.chunk_rows import ChunkRows, chunk_rows
+from losses.chunk_distributions.cell_divergence import Direction, cell_kl
+from losses.chunk_distributions.chunk_rows import ChunkRows, chunk_rows
+from losses.chunk_distributions.columns import Columns, columns_of, present
+from losses.chunk_distributions.comparison import Comparison
+from losses.chunk_distributions.learned_w import LearnedWeights
+from losses.chunk_distributions.published_means import chunk_means, listed_masses, student_rows
+from losses.chunk_distributions.student_cells import StudentBlock
+from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens
 from losses.document import Document
 from losses.prediction import Prediction
-from losses.projected_cells import Starts, projected_cells
-from losses.projection_columns import Columns, LearnedWeights, columns_of, present
 from losses.signals import Signal, TopTokens, expect, pack
-from losses.teacher_cells import chunk_starts, teacher_cells
-from losses.top_tokens import Precision, tempered, top_tokens
 
 EPSILON = 1e-10
 """The published code's guard of its logarithm."""
+LEARNING_RATE_OF_W = 1e-2
+"""The paper's."""
 
 
 @dataclass(frozen=True, config=OPTIONS)
@@ -50,18 +53,19 @@ class PKl(Method):
         temperature: divides both models' logits.
         times_temperature_squared: multiply by the squared temperature (published: yes).
         precision: of the listed log-probabilities on the wire.
-        learnable_w: train W's weights together with the student.
-        w_learning_rate: learning rate of W, 1e-2 unless set.
+        learnable_w: train W's weights together with the student; ``h_kl`` of the same teacher
+            then matches tokens by them.
+        w_learning_rate: peak learning rate of W, 1e-2 unless set.
 
     Raises:
         ValueError: an option was set that has no effect.
     """
 
     unit: ClassVar[str] = "chunks"
-    bytes_per_token: ClassVar[str] = "6k + 16: 400 at k = 64"
+    bytes_per_token: ClassVar[str] = "6k + 16: 12,304 at k = 2048"
     needs_projection: ClassVar[bool] = True
 
-    k: PositiveInt = 64
+    k: PositiveInt = 2048
     chunk: Literal["chain", "mean"] = "chain"
     divergence: Direction = "forward"
     temperature: PositiveFloat = 1.0
@@ -87,9 +91,8 @@ class PKl(Method):
         return self.chunk == "chain"
 
     @property
-    def learning_rate_of_w(self) -> float:
-        """Learning rate of the parameters that ``modules`` gives."""
-        return self.w_learning_rate or 1e-2
+    def modules_learning_rate(self) -> float | None:
+        return (self.w_learning_rate or LEARNING_RATE_OF_W) if self.learnable_w else None
 
     def signal(self, teacher: Prediction, document: Document) -> TopTokens:
         return top_tokens(teacher, self.k, temperature=self.temperature, precision=self.precision)
@@ -106,8 +109,11 @@ class PKl(Method):
         rows = chunk_rows(student.tokens, pack(student.scored), top)
         columns = self._columns(pair, student.device)
         weights = modules["w"](columns) if self.learnable_w else columns.weights
-        compare = self._chain if self.chunk == "chain" else self._mean
-        total = compare(student, top, rows, columns, weights).sum()
+        if self.chunk == "mean":
+            total = self._mean(student, top, rows, columns, weights).sum()
+        else:
+            comparison = Comparison(top, rows, columns, self.temperature)
+            total = comparison.total(student, weights, self._compare)
         factor = self.temperature**2 if self.times_temperature_squared else 1.0
         return LossTerm(total=factor * total, units=rows.num_chunks)
 
@@ -120,30 +126,8 @@ class PKl(Method):
         projection = present(pair.projection, "p_kl")
         return columns_of(projection, device, normalised=self.chunk == "chain")
 
-    def _chain(
-        self,
-        student: Prediction,
-        top: TopTokens,
-        rows: ChunkRows,
-        columns: Columns,
-        weights: Float[Tensor, "entry"],
-    ) -> Float[Tensor, "chunk"]:
-        after = rows.student_after_first(student, self.temperature)
-        starts = chunk_starts(top, rows, student.tokens.ids, student.device)
-
-        def read(
-            logprobs: Float[Tensor, "row vocab"],
-            after: Float[Tensor, "row"],
-            teacher: Float[Tensor, "row cells"],
-            *cut: Tensor,
-        ) -> Float[Tensor, "row"]:
-            table = tempered(logprobs, self.temperature)
-            cells = projected_cells(table, after, weights, columns, Starts(*cut))
-            return cell_kl(teacher, cells, self.divergence)
-
-        positions = torch.from_numpy(rows.student_first - 1).to(student.device)
-        teacher = teacher_cells(top, rows, after)
-        return student.map_rows(read, positions, after, teacher, *starts.fields)
+    def _compare(self, block: StudentBlock) -> Float[Tensor, "row"]:
+        return cell_kl(block.teacher, block.cells, self.divergence)
 
     def _mean(
         self,
@@ -160,10 +144,7 @@ class PKl(Method):
         def read(
             logprobs: Float[Tensor, "row vocab"], ids: Int64[Tensor, "row listed"]
         ) -> Float[Tensor, "row listed"]:
-            table = tempered(logprobs, self.temperature)
-            nothing = table.new_zeros(len(table))
-            starts = Starts.plain(ids)
-            return projected_cells(table, nothing, weights, columns, starts)[:, :-2]
+            return listed_masses(tempered(logprobs, self.temperature), weights, columns, ids)
 
         ids = means.ids[of_student.chunk]
         mass = of_student.mean(student.map_rows(read, of_student.positions, ids))

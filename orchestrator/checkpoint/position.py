@@ -63,8 +63,13 @@ def describe_documents(documents: Sequence[Document]) -> str:
     >>> describe_documents([])
     '0 documents, sha256 e3b0c44298fc1c14'
     """
-    sha = hashlib.sha256("".join(document.digest for document in documents).encode())
+    sha = hashlib.sha256("".join(_digest(document) for document in documents).encode())
     return f"{len(documents)} documents, sha256 {sha.hexdigest()[:16]}"
+
+
+def _digest(document: Document) -> str:
+    """Of its content, and of the teachers that it goes to, if not to all."""
+    return document.digest + ("" if document.teachers is None else f"{document.teachers}")
 
 
 @dataclass(frozen=True)

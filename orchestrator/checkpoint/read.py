@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from orchestrator.atomic import remove_leftovers
-from orchestrator.checkpoint.contents import LATEST, complete_checkpoints, flaw_of
+from orchestrator.checkpoint.contents import BEST, LATEST, complete_checkpoints, flaw_of
+from orchestrator.checkpoint.retention import note_best
 from orchestrator.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def clear_the_way(folder: Path, resumed: Path | None) -> None:
     """Remove what killed processes left half-written; set checkpoints aside that are no longer so.
 
     A checkpoint newer than the one resumed from was damaged, or never became the latest; it is
-    renamed, so that it neither counts nor is in the way.
+    renamed, so that it neither counts nor is in the way. ``best.json`` names one of the rest.
     """
     remove_leftovers(folder)
     first_new = 0 if resumed is None else _step(resumed) + 1
@@ -75,3 +76,5 @@ def clear_the_way(folder: Path, resumed: Path | None) -> None:
             aside = path.with_name(f"{path.name}.aside-{time.time_ns()}")
             log.warning("%s is not what the run continues from: renamed to %s", path, aside.name)
             path.rename(aside)
+    if (folder / BEST).is_file():
+        note_best(folder)

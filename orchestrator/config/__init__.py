@@ -1,8 +1,15 @@
 """The run file: its schema, how it is read with overrides, and what is said when it is wrong."""
 
 from orchestrator.config.checks import ChecksConfig
+from orchestrator.config.experiment import (
+    ArmConfig,
+    ArmTeacherConfig,
+    ExperimentConfig,
+    load_experiment,
+)
 from orchestrator.config.load import load_run, parse_run, to_yaml
 from orchestrator.config.method import MethodConfig
+from orchestrator.config.mixture import MixtureConfig, RoutingConfig
 from orchestrator.config.run import RunConfig
 from orchestrator.config.section import Resources
 from orchestrator.config.student import StudentConfig
@@ -11,22 +18,26 @@ from orchestrator.config.training import (
     CeOnlyConfig,
     CompareConfig,
     DataConfig,
-    MixtureConfig,
     TrainConfig,
 )
 
 __all__ = [
+    "ArmConfig",
+    "ArmTeacherConfig",
     "CeOnlyConfig",
     "ChecksConfig",
     "CompareConfig",
     "DataConfig",
+    "ExperimentConfig",
     "MethodConfig",
     "MixtureConfig",
     "Resources",
+    "RoutingConfig",
     "RunConfig",
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+    "load_experiment",
     "load_run",
     "parse_run",
     "to_yaml",

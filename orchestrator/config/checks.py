@@ -1,14 +1,24 @@
 """The part ``checks`` of the run file: what must hold before the first step."""
 
-from pydantic import Field
+from typing import Annotated
 
-from orchestrator.config.section import Section
+from pydantic import AfterValidator, Field
+
+from orchestrator.config.section import Expected, Section
+
+DOCUMENTS_RULE = "a whole number, 0 or at least 2"
+
+
+def _not_one(documents: int) -> int:
+    if documents < 0 or documents == 1:  # the order of one document cannot be changed
+        raise ValueError(f"{documents} is not possible; expected {DOCUMENTS_RULE}")
+    return documents
 
 
 class ChecksConfig(Section):
     """Checks on the loaded models before the first step; docs/gates.md explains them."""
 
-    documents: int = Field(4, ge=0)
+    documents: Annotated[int, AfterValidator(_not_one), Expected(DOCUMENTS_RULE)] = 4
     """Training documents that the checks read, of different lengths; 0 leaves all checks out."""
     identity: bool = True
     """Every loss that should be zero for a teacher equal to the student is zero."""

@@ -12,6 +12,9 @@ from orchestrator.config.schema import describe, keys_at, locate
 
 LONGEST_VALUE = 60
 
+NAMED = ("teachers", "arms")
+"""Lists whose entries are shown with their names."""
+
 
 def unknown(noun: str, name: object, known: Iterable[str]) -> str:
     """Say that a name is unknown, with the nearest known one, or all of them.
@@ -40,7 +43,7 @@ def as_written(value: object) -> str:
 
 
 def path_text(location: Location, data: object) -> str:
-    """A location as a YAML path; a list's entry also by its name, if it is a teacher.
+    """A location as a YAML path; a teacher or an arm also by its name.
 
     >>> path_text(("teachers", 0, "weight"), {"teachers": [{"name": "gemma"}]})
     'teachers[0] (gemma).weight'
@@ -49,7 +52,7 @@ def path_text(location: Location, data: object) -> str:
     for step in location:
         data = _entry(data, step)
         if isinstance(step, int):
-            name = data.get("name") if isinstance(data, Mapping) and text == "teachers" else None
+            name = _entry(data, "name") if text in NAMED else None
             text += f"[{step}]" + (f" ({_cut(name)})" if isinstance(name, str) else "")
         else:
             text += f".{_cut(step)}" if text else _cut(str(step))

@@ -9,18 +9,15 @@ from pydantic import (
     Field,
     PlainValidator,
     TypeAdapter,
-    ValidationError,
     field_validator,
     model_serializer,
     model_validator,
 )
-from pydantic_core import to_json
 
 from losses import methods
 from losses.base import Method
-from orchestrator.config.messages import problems_of, unknown
-from orchestrator.config.problems import Problem, Problems, raise_if_any
-from orchestrator.config.schema import fields_of
+from orchestrator.config.messages import unknown
+from orchestrator.config.options import build
 from orchestrator.config.section import Expected, OtherKeys, Section
 
 ENTRY_KEYS = ("name", "weight")
@@ -33,17 +30,7 @@ def build_method(name: str, options: dict[str, Any]) -> Method:
         Problems: unknown or wrong options.
         ValueError: there is no such method.
     """
-    kind = methods.method_class(name)
-    known = list(fields_of(kind))
-    raise_if_any(
-        (Problem((key,), unknown("key", key, known)) for key in options if key not in known), 1
-    )
-    try:
-        return TypeAdapter(kind).validate_json(
-            to_json(options, inf_nan_mode="constants"), strict=True
-        )
-    except ValidationError as error:
-        raise Problems(problems_of(error, kind), levels_up=1) from error
+    return build(methods.method_class(name), options, levels_up=1)
 
 
 def _method_of(options: Any, entry: Any) -> object:

@@ -11,7 +11,7 @@ from orchestrator.config.messages import unknown
 from orchestrator.config.yaml_text import parse_yaml
 from orchestrator.errors import ConfigError
 
-NAMED_LISTS = ("teachers", "methods")
+NAMED_LISTS = ("teachers", "methods", "arms")
 """Lists whose entries are found by their name."""
 
 

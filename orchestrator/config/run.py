@@ -1,5 +1,6 @@
 """The whole run file, and the checks that need more than one of its parts."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,18 +15,27 @@ from pydantic import (
 )
 
 from orchestrator.config.checks import ChecksConfig
-from orchestrator.config.deepspeed import OWNED_KEYS, read_deepspeed
+from orchestrator.config.deepspeed import OWNED_KEYS, check_deepspeed, read_deepspeed
+from orchestrator.config.mixture import MixtureConfig, mixture_problems
 from orchestrator.config.problems import Problem, raise_if_any
-from orchestrator.config.section import Expected, Items, Section, refuse_keys, refuse_non_finite
+from orchestrator.config.section import (
+    Expected,
+    Items,
+    Section,
+    expand_home,
+    refuse_keys,
+    refuse_non_finite,
+)
 from orchestrator.config.student import StudentConfig
 from orchestrator.config.teacher import TeacherConfig, repeated_names
-from orchestrator.config.training import CompareConfig, DataConfig, MixtureConfig, TrainConfig
+from orchestrator.config.training import CompareConfig, DataConfig, TrainConfig
 
 DeepSpeedOptions = Annotated[
     dict[str, Any],
     BeforeValidator(read_deepspeed, json_schema_input_type=dict[str, Any] | str),
     AfterValidator(refuse_keys(OWNED_KEYS)),
     AfterValidator(refuse_non_finite),
+    AfterValidator(check_deepspeed),
     Expected("a mapping or the path of a JSON file"),
 ]
 
@@ -49,8 +59,8 @@ class RunConfig(Section):
     """What must hold on the loaded models before the first step."""
     deepspeed: DeepSpeedOptions = Field(default_factory=dict)
     """DeepSpeed's own options, inline or as the path of a JSON file; passed through as they are,
-    only the keys that this file owns are refused."""
-    output_dir: Annotated[Path, Strict(False)]
+    only unknown keys and those that this file owns are refused."""
+    output_dir: Annotated[Path, Strict(False), AfterValidator(expand_home)]
     """Folder of checkpoints, metrics and summary; relative paths start at the current folder."""
 
     @property
@@ -68,7 +78,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
         problems = [*_batches(self), *_losses(self), *_steps(self.train), *_overlap(self.data)]
-        raise_if_any([*problems, *_best(self)])
+        names = [teacher.name for teacher in self.teachers]
+        mixture = mixture_problems(self.mixture, names, self.deepspeed)
+        raise_if_any([*problems, *mixture, *_best(self)])
         return self
 
 
@@ -130,12 +142,17 @@ def _best(config: RunConfig) -> Iterator[Problem]:
 
 
 def _overlap(data: DataConfig) -> Iterator[Problem]:
-    seen = {path: "train" for path in data.train}
+    seen = {_file(path): "train" for path in data.train}
     for split, paths in (("validation", data.validation), ("held_out", data.held_out)):
         for index, path in enumerate(paths):
-            if path in seen:
+            if _file(path) in seen:
                 yield Problem(
                     ("data", split, index),
-                    f'"{path}" is also in data.{seen[path]}; expected text unseen there',
+                    f'"{path}" is also in data.{seen[_file(path)]}; expected text unseen there',
                 )
-        seen |= {path: split for path in paths}
+        seen |= {_file(path): split for path in paths}
+
+
+def _file(reference: str) -> str:
+    """One name for every way to write a path."""
+    return reference if reference.startswith("asset:") else os.path.realpath(reference)

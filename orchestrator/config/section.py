@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import MinLen
@@ -60,6 +61,14 @@ def refuse_keys(refused: Mapping[str, str]) -> Callable[[dict[str, Any]], dict[s
         return options
 
     return check
+
+
+def expand_home(path: Path) -> Path:
+    """``~`` stands for the user's home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f'"{path}": {error}') from error
 
 
 def refuse_non_finite(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finds run files: the user's own by path, those that come with tutelage by name."""
+"""Finds run and experiment files: the user's own by path, those of tutelage by name."""
 
 from pathlib import Path
 
@@ -12,23 +12,46 @@ SHIPPED_FOLDERS = (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 def shipped_run_files() -> dict[str, Path]:
     """The run files that come with tutelage, by file name."""
+    return _shipped("*.yaml")
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """The experiment files that come with tutelage, by their path from the folder."""
+    return _shipped("experiments/*.yaml")
+
+
+def _shipped(pattern: str) -> dict[str, Path]:
     folder = next((folder for folder in SHIPPED_FOLDERS if folder.is_dir()), None)
-    return {path.name: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+    if folder is None:
+        return {}
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.glob(pattern))}
 
 
 def find_run_file(path: str | Path) -> Path:
-    """The file at the path, else the shipped one of that name.
+    """The run file at the path, else the shipped one of that name.
 
     Raises:
         ConfigError: there is neither; lists the shipped ones.
     """
+    return _find(path, shipped_run_files(), "a run file")
+
+
+def find_experiment(path: str | Path) -> Path:
+    """The experiment file at the path, else the shipped one of that name.
+
+    Raises:
+        ConfigError: there is neither; lists the shipped ones.
+    """
+    return _find(path, shipped_experiments(), "an experiment file")
+
+
+def _find(path: str | Path, shipped: dict[str, Path], noun: str) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    shipped = shipped_run_files()
-    if str(path) in shipped:
-        return shipped[str(path)]
+    if path.as_posix() in shipped:
+        return shipped[path.as_posix()]
     raise ConfigError(
-        f"{path}: no such file; expected a run file, or one that comes with tutelage: "
+        f"{path}: no such file; expected {noun}, or one that comes with tutelage: "
         f"{', '.join(shipped)}"
     )

@@ -8,6 +8,7 @@ from annotated_types import MinLen
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from orchestrator.config.method import MethodConfig
+from orchestrator.config.mixture import Weight
 from orchestrator.config.projection import ProjectionConfig
 from orchestrator.config.section import (
     Device,
@@ -44,8 +45,8 @@ class TeacherConfig(Section):
     """Branch, tag or commit of a hub id; null is the hub's default branch."""
     trust_remote_code: bool = False
     """Run code that comes with the model; only with ``revision``, so that it cannot change."""
-    weight: float = Field(1.0, gt=0)
-    """Factor of all of this teacher's losses."""
+    weight: Weight = 1.0
+    """Factor of all of this teacher's losses; a mapping changes it from start to end over steps."""
     dtype: Dtype = "float32"
     """Number format of weights and arithmetic."""
     device: Device = "auto"

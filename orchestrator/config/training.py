@@ -1,11 +1,12 @@
-"""The parts ``mixture``, ``data``, ``train`` and ``compare`` of the run file."""
+"""The parts ``data``, ``train`` and ``compare`` of the run file."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import MinLen
 from pydantic import AfterValidator, Field, Strict
 
-from orchestrator.config.section import Expected, Items, Section, not_in_this_release
+from orchestrator.config.section import Expected, Items, Section, expand_home
 
 DATA_RULE = "a .jsonl file or asset:NAME"
 
@@ -13,7 +14,7 @@ DATA_RULE = "a .jsonl file or asset:NAME"
 def _check_data(path: str) -> str:
     if not path.startswith("asset:") and not path.endswith(".jsonl"):
         raise ValueError(f'"{path}" is not a data file; expected {DATA_RULE}')
-    return path
+    return str(expand_home(Path(path))) if path.startswith("~") else path
 
 
 DataFile = Annotated[str, AfterValidator(_check_data), Expected(DATA_RULE)]
@@ -21,21 +22,6 @@ DataFile = Annotated[str, AfterValidator(_check_data), Expected(DATA_RULE)]
 LearningRate = Annotated[float, Field(gt=0)]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class MixtureConfig(Section):
-    """How the losses of all teachers and cross-entropy become one number."""
-
-    combine: Annotated[Literal["losses"], not_in_this_release("targets", only="losses")] = "losses"
-    """losses: the weighted sum of every loss."""
-    ce_weight: float = Field(1.0, ge=0)
-    """Factor of cross-entropy on the text itself; 0 trains on the teachers alone."""
-    weights: Annotated[Literal["constant"], not_in_this_release("gradmag", only="constant")] = (
-        "constant"
-    )
-    """constant: the weights stay as they are written."""
-    normalize: Literal["bytes", "units"] = "bytes"
-    """Divide by the scored bytes of the global batch, or by each loss's own units in it."""
 
 
 class DataConfig(Section):

@@ -150,13 +150,19 @@ def zero_optimization(options: EngineOptions) -> dict[str, Any]:
     return asked
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases and norms without."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2]
-    vectors = [p for p in trained if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+def parameter_groups(module: DistillModule, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and norms without; what methods train at their own rates."""
+    apart: dict[nn.Parameter, float] = {}
+    for term, modules in zip(module.terms, module.method_modules, strict=True):
+        if (rate := term.method.modules_learning_rate) is not None:
+            apart |= dict.fromkeys(modules.parameters(), rate)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    usual = [p for p in trained if p not in apart]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in usual if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in usual if p.ndim < 2], "weight_decay": 0.0},
     ]
+    for rate in dict.fromkeys(apart.values()):
+        own = [p for p in trained if apart.get(p) == rate]
+        groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]

@@ -1,6 +1,6 @@
 """Each term's share of the last layer's gradient: does every teacher count?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -35,16 +35,30 @@ class LastLayer:
             gradients = [a + b for a, b in zip(self._sums, gradients, strict=True)]
         self._sums = gradients
 
-    def shares(self, all_reduce: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
-        """Each term's gradient norm over the sum of the norms (all 0 if nothing moves)."""
-        norms = [float(all_reduce(gradient).norm()) for gradient in self._sums]
-        total = sum(norms)
-        return tuple(norm / total if total else 0.0 for norm in norms)
+    def norms(self, all_reduce: Callable[[Tensor], Tensor]) -> tuple[float, ...]:
+        """Each term's gradient norm."""
+        return tuple(float(all_reduce(gradient).norm()) for gradient in self._sums)
 
     def _gradient(self, term: Float[Tensor, ""]) -> Float[Tensor, "parameter"]:
         gradients = torch.autograd.grad(
             term, self._parameters, retain_graph=True, allow_unused=True
         )
         pairs = zip(gradients, self._parameters, strict=True)
-        flat = [torch.zeros_like(p) if g is None else g for g, p in pairs]
+        flat = [_zeros(p) if g is None else g for g, p in pairs]
         return torch.cat([gradient.detach().float().flatten() for gradient in flat])
+
+
+def _zeros(parameter: Tensor) -> Tensor:
+    """Of the parameter's whole shape; under ZeRO-3 one that is parted has none itself."""
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
+
+
+def shares_of(norms: Sequence[float]) -> tuple[float, ...]:
+    """Each norm over the sum of the norms (all 0 if nothing moves).
+
+    >>> shares_of([3.0, 1.0])
+    (0.75, 0.25)
+    """
+    total = sum(norms)
+    return tuple(norm / total if total else 0.0 for norm in norms)

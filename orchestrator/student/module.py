@@ -5,7 +5,7 @@ Totals leave un-normalised; what they are divided by depends on the whole global
 one micro-batch cannot know.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from losses.alignment.tokens import Tokens
 from losses.base import LossTerm, Method, Pair
 from losses.cross_entropy import cross_entropy
 from losses.document import Document
+from losses.mixture import Absent, Schedule, TeacherScore
 from losses.prediction import Head, Prediction
 from losses.signals import Signal
 from teachers.backends.transformers import LanguageModel
@@ -24,12 +25,12 @@ from teachers.backends.transformers import LanguageModel
 
 @dataclass(frozen=True)
 class Term:
-    """One (teacher, method) of the mixture; ``weight`` is the product of both weights."""
+    """One (teacher, method) of the mixture; ``weight`` is the product of both as written."""
 
     teacher: str
     method_name: str
     method: Method
-    weight: float
+    weight: float | Schedule
     pair: Pair
 
     @property
@@ -46,11 +47,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Example:
-    """A document as the student sees it, with one signal for each term."""
+    """A document as the student sees it, with one signal for each term.
+
+    ``scores`` has one entry a teacher if the mixture asks for them; ``shares`` are the document's
+    factors of the terms' weights, cross-entropy first, None for 1.
+    """
 
     document: Document
     tokens: Tokens
     signals: tuple[Signal, ...]
+    scores: tuple[TeacherScore, ...] = ()
+    shares: tuple[float, ...] | None = None
 
 
 Probe: TypeAlias = Callable[[Tensor], None]
@@ -72,6 +79,7 @@ class DistillModule(nn.Module):
         self.terms = tuple(terms)
         self.method_modules = nn.ModuleList(t.method.modules(t.pair) for t in self.terms)
         self.method_modules.to(student.device)
+        self._with_borrowed = tuple(_with_borrowed(self.terms, self.method_modules))
 
     def attach_head(self, teacher: str, head: Head) -> None:
         """Give a teacher's rebuilt head to those of its terms that read it."""
@@ -104,15 +112,17 @@ class DistillModule(nn.Module):
         self, example: Example, hidden: Float[Tensor, "token hidden"]
     ) -> Float[Tensor, "term"]:
         prediction = self.student.prediction(example.document, example.tokens, hidden)
-        return torch.stack([loss.total for loss in self.losses(prediction, example.signals)])
+        totals = torch.stack([loss.total for loss in self.losses(prediction, example.signals)])
+        return totals if example.shares is None else totals * totals.new_tensor(example.shares)
 
     def losses(self, prediction: Prediction, signals: Sequence[Signal]) -> list[LossTerm]:
-        """One document's cross-entropy, then each term's loss."""
+        """One document's cross-entropy, then each term's loss; zero where a signal is absent."""
         found = [cross_entropy(prediction)]
-        for term, modules, signal in zip(self.terms, self.method_modules, signals, strict=True):
-            if not isinstance(modules, nn.ModuleDict):
-                raise TypeError(f"{term.name}: modules() must give a ModuleDict")
-            found.append(term.method.loss(prediction, signal, term.pair, modules))
+        for term, modules, signal in zip(self.terms, self._with_borrowed, signals, strict=True):
+            if isinstance(signal, Absent):
+                found.append(_no_loss(term, prediction, modules))
+            else:
+                found.append(term.method.loss(prediction, signal, term.pair, modules))
         return found
 
     def _nothing(self) -> Float[Tensor, ""]:
@@ -120,3 +130,31 @@ class DistillModule(nn.Module):
         parameters = [p for p in self.method_modules.parameters() if p.requires_grad]
         zeros = (p.flatten()[:0].sum() for p in parameters if p.numel())
         return sum(zeros, torch.zeros((), device=self.student.device))
+
+
+def _no_loss(term: Term, prediction: Prediction, modules: nn.ModuleDict) -> LossTerm:
+    """The loss of a document that does not go to the teacher.
+
+    Raises:
+        ValueError: under ZeRO-3 the method's modules must be called once a document.
+    """
+    if any(hasattr(parameter, "ds_id") for parameter in modules.parameters()):
+        raise ValueError(
+            f"{term.name} trains parameters of its own, which under ZeRO-3 every document must "
+            "reach; expected deepspeed.zero_optimization.stage up to 2 with mixture.routing or "
+            "the weights select"
+        )
+    return LossTerm(prediction.hidden.new_zeros(()), 0)
+
+
+def _with_borrowed(terms: Sequence[Term], modules: Iterable[nn.Module]) -> Iterator[nn.ModuleDict]:
+    """Each term's own modules, and those it borrows from the same teacher's other terms."""
+    owned = []
+    for term, own in zip(terms, modules, strict=True):
+        if not isinstance(own, nn.ModuleDict):
+            raise TypeError(f"{term.name}: modules() must give a ModuleDict")
+        owned.append(own)
+    for term, own in zip(terms, owned, strict=True):
+        others = (o for t, o in zip(terms, owned, strict=True) if t.teacher == term.teacher)
+        lent = {name: o[name] for o in others for name in o if name in term.method.borrows}
+        yield nn.ModuleDict(lent | dict(own.items()))

@@ -4,36 +4,38 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from losses.alignment.tokens import Tokens
 from losses.document import Document
+from losses.mixture import Absent, TeacherScore
+from losses.mixture.scheme import Weights
 from orchestrator.errors import TrainingDiverged
 from orchestrator.gates.student import check
 from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.student.engine import StudentEngine, Update
-from orchestrator.student.gradients import LastLayer
+from orchestrator.student.gradients import LastLayer, shares_of
+from orchestrator.student.mixing import Mixing, factors_of, share_out
 from orchestrator.student.module import Example
+from orchestrator.student.objective import Objective
+from orchestrator.student.state import save_state
 from teachers.evaluation import DocumentScore, score
 from teachers.teacher import DocumentSignals
-
-
-@dataclass(frozen=True)
-class Objective:
-    """How the terms are mixed: ``weights`` in the module's order (cross-entropy first)."""
-
-    weights: tuple[float, ...]
-    normalize: str
 
 
 @dataclass(frozen=True)
 class StepReport:
     """One step, summed over all ranks; ``losses`` are normalised but not weighted.
 
-    ``shares`` is each term's part of the last layer's gradient norm, None if not measured.
+    ``weights`` are the terms' weights, averaged over the scored bytes of the global batch; where
+    documents differ in a term's weight, its loss is the mean that counts them by it. So ``loss``
+    is the sum of weights times losses. ``shares`` is each term's part of the last layer's gradient
+    norm, None if not measured.
     """
 
     loss: float
@@ -42,6 +44,15 @@ class StepReport:
     update: Update
     num_tokens: int
     seconds: dict[str, float] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What this rank's micro-batches gave: each term's total, and gradients if they were asked."""
+
+    totals: Float[Tensor, "term"]
+    last_layer: LastLayer | None
 
 
 class StudentTrainer:
@@ -54,6 +65,7 @@ class StudentTrainer:
         self.objective = objective
         self.micro_batch = micro_batch
         self.token_budget = token_budget
+        self.mixing = Mixing()
         self.seconds: dict[str, float] = {}
 
     def step(
@@ -79,11 +91,11 @@ class StudentTrainer:
         with self._timed("tokenize"):
             examples = self._examples(documents, signals)
         scale = self._scale(examples, num_scored_bytes)
-        factors = torch.tensor(self.objective.weights, dtype=torch.float64) * scale
-        last_layer = LastLayer(self.engine.module, factors) if measure_shares else None
-        totals = torch.zeros(len(self.objective.weights), dtype=torch.float64)
-        for micro_batch in self._micro_batches(examples):
-            totals += self._accumulate(micro_batch, factors, last_layer)
+        if self.mixing.needs_probe(self.objective):
+            self.mixing.observe(self.objective, self._probe(examples, scale))
+        weights = self.mixing.weights(self.objective)
+        examples = share_out(examples, self.engine.module.terms, weights, self.objective.scheme)
+        measured = self._pass(examples, scale, weights, measure_shares=measure_shares)
         with self._timed("optimizer"):
             update = self.engine.step()
         if not math.isfinite(update.grad_norm):
@@ -91,7 +103,11 @@ class StudentTrainer:
                 f"the gradient's norm is {update.grad_norm}, though the loss is finite: lower "
                 "train.learning_rate or raise train.warmup_steps"
             )
-        return self._report(totals, scale, examples, update, last_layer)
+        report, observed = self._report(measured, scale, weights, examples, update)
+        if self.objective.scheme.observes is not None:
+            self.mixing.observe(self.objective, observed)
+        self.mixing.step += 1
+        return report if measure_shares else replace(report, shares=None)
 
     def check(
         self, documents: Sequence[Document], signals: Sequence[DocumentSignals], gates: Gates
@@ -108,13 +124,19 @@ class StudentTrainer:
         student.model.train()
         return scores
 
+    def save_state(self, step: int, folder: Path, rank: int) -> None:
+        """Write what is needed to continue exactly after ``step`` updates; every rank calls."""
+        save_state(self.engine, step, folder, rank)
+        if rank == 0 and self.objective.has_state:
+            self.mixing.save(folder)
+
     def _examples(
         self, documents: Sequence[Document], signals: Sequence[DocumentSignals]
     ) -> list[Example]:
         """Longest first, so that micro-batches hold sequences of like length."""
         tokens = self.engine.module.student.encode(documents)
         rows = zip(documents, tokens, signals, strict=True)
-        examples = [Example(document, view, row) for document, view, row in rows]
+        examples = [_example(document, view, row) for document, view, row in rows]
         return sorted(examples, key=lambda example: -len(example.tokens))
 
     def _micro_batches(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
@@ -134,8 +156,49 @@ class StudentTrainer:
     def _units(self, example: Example) -> Float[Tensor, "term"]:
         scored = example.tokens.scored(example.document.scored)
         rows = zip(self.engine.module.terms, example.signals, strict=True)
-        units = [t.method.num_units(example.tokens, scored, s, t.pair) for t, s in rows]
+        units = [
+            0 if isinstance(s, Absent) else t.method.num_units(example.tokens, scored, s, t.pair)
+            for t, s in rows
+        ]
         return torch.tensor([int(scored.sum()), *units], dtype=torch.float64)
+
+    def _probe(self, examples: Sequence[Example], scale: Float[Tensor, "term"]) -> Weights:
+        """What the scheme observes, on this batch, without moving anything.
+
+        ``module.forward`` leaves out the engine's hooks on the module as a whole, which would
+        count the pass as one of training.
+        """
+        module, reduce = self.engine.module, self.engine.all_reduce
+        if self.objective.scheme.observes == "norms":
+            last_layer = LastLayer(module, scale)
+            for micro_batch in self._micro_batches(examples):
+                module.forward(micro_batch, last_layer.add)
+            return last_layer.norms(reduce)
+        with torch.no_grad():
+            totals = [module.forward(batch) for batch in self._micro_batches(examples)]
+        return tuple(reduce(sum(t.double().cpu() for t in totals) * scale).tolist())
+
+    def _pass(
+        self,
+        examples: Sequence[Example],
+        scale: Float[Tensor, "term"],
+        weights: Weights,
+        *,
+        measure_shares: bool,
+    ) -> Measured:
+        """Forward and backward over all micro-batches.
+
+        Norms that decide weights are those of the terms without them: a weight may be 0.
+        """
+        factors = torch.tensor(weights, dtype=torch.float64) * scale
+        bare = self.objective.scheme.observes == "norms"
+        last_layer = None
+        if measure_shares or bare:
+            last_layer = LastLayer(self.engine.module, scale if bare else factors)
+        totals = torch.zeros(len(weights), dtype=torch.float64)
+        for micro_batch in self._micro_batches(examples):
+            totals += self._accumulate(micro_batch, factors, last_layer)
+        return Measured(totals, last_layer)
 
     def _accumulate(
         self,
@@ -154,23 +217,40 @@ class StudentTrainer:
 
     def _report(
         self,
-        totals: Float[Tensor, "term"],
+        measured: Measured,
         scale: Float[Tensor, "term"],
+        weights: Weights,
         examples: Sequence[Example],
         update: Update,
-        last_layer: LastLayer | None,
-    ) -> StepReport:
+    ) -> tuple[StepReport, Weights]:
+        """The step, and what the scheme observes in it."""
+        reduce, last_layer = self.engine.all_reduce, measured.last_layer
         num_tokens = torch.tensor([float(sum(len(e.tokens) for e in examples))])
-        sums = self.engine.all_reduce(torch.cat([totals * scale, num_tokens.double()]))
-        losses, weights = sums[:-1].tolist(), self.objective.weights
-        return StepReport(
+        sums = reduce(torch.cat([measured.totals * scale, num_tokens.double()]))
+        losses, factors = sums[:-1].tolist(), self._mean_factors(examples)
+        norms = None if last_layer is None else last_layer.norms(reduce)
+        bare = self.objective.scheme.observes == "norms"
+        observed = norms if bare and norms is not None else tuple(losses)
+        weighted = [n * w for n, w in zip(norms or (), weights if norms else (), strict=True)]
+        report = StepReport(
             loss=math.fsum(w * value for w, value in zip(weights, losses, strict=True)),
-            losses=tuple(losses),
-            shares=None if last_layer is None else last_layer.shares(self.engine.all_reduce),
+            losses=tuple(v / f if f else 0.0 for v, f in zip(losses, factors, strict=True)),
+            shares=None if norms is None else shares_of(weighted if bare else norms),
             update=update,
             num_tokens=int(sums[-1]),
             seconds=dict(self.seconds),
+            weights=tuple(w * f for w, f in zip(weights, factors, strict=True)),
         )
+        return report, observed
+
+    def _mean_factors(self, examples: Sequence[Example]) -> list[float]:
+        """What documents multiply each term's weight by: mean over the global batch's bytes."""
+        rows = [(e.document.num_scored_bytes, *factors_of(e)) for e in examples]
+        num_terms = len(self.objective.weights)
+        table = torch.tensor(rows, dtype=torch.float64).view(len(rows), 1 + num_terms)
+        table[:, 1:] *= table[:, :1]
+        num_bytes, *sums = self.engine.all_reduce(table.sum(0)).tolist()
+        return [value / num_bytes if num_bytes else 1.0 for value in sums]
 
     @property
     def _names(self) -> list[str]:
@@ -181,6 +261,13 @@ class StudentTrainer:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _example(document: Document, tokens: Tokens, row: DocumentSignals) -> Example:
+    """The teachers' scores parted from their methods' signals."""
+    scores = tuple(entry for entry in row if isinstance(entry, TeacherScore))
+    signals = tuple(entry for entry in row if not isinstance(entry, TeacherScore))
+    return Example(document, tokens, signals, scores)
 
 
 def _not_finite(

@@ -17,20 +17,22 @@ from losses.alignment.projection import Projection
 from losses.alignment.vocabulary import Vocabulary
 from losses.base import Method, Pair
 from losses.document import Document
+from losses.mixture import Schedule
 from orchestrator.errors import WorkerLost
 from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.student.deepspeed import DeepSpeedEngine, prepare_environment, zero_optimization
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.layers import keep_layers, kept_layers
+from orchestrator.student.mixing import Mixing
 from orchestrator.student.module import DistillModule, Term
+from orchestrator.student.objective import Objective
 from orchestrator.student.state import (
     load_weights_into,
     restore,
     restore_random_state,
-    save_state,
     sizes,
 )
-from orchestrator.student.trainer import Objective, StepReport, StudentTrainer
+from orchestrator.student.trainer import StepReport, StudentTrainer
 from teachers.backends.transformers import LanguageModel, load_weights
 from teachers.evaluation import DocumentScore
 from teachers.source import ModelSource
@@ -45,7 +47,7 @@ class TermSpec:
     teacher: str
     method_name: str
     method: Method
-    weight: float
+    weight: float | Schedule
     vocabulary: Vocabulary
     """The teacher's."""
     projection: Projection | None = None
@@ -145,7 +147,7 @@ class StudentWorker:  # pragma: no cover - runs in another process
 
     def save_state(self, folder: Path, step: int) -> None:
         """Write what is needed to continue exactly; every rank takes part."""
-        save_state(self.trainer.engine, step, folder, self.rank)
+        self.trainer.save_state(step, folder, self.rank)
 
     def sizes(self) -> tuple[int, int]:
         """About how many bytes the saved model has, and the state of a checkpoint beside it."""
@@ -188,7 +190,10 @@ def build_trainer(spec: StudentSpec, device: str) -> StudentTrainer:
     if spec.resume_from is not None:
         restore(engine, spec.resume_from)
     student.model.train()
-    return StudentTrainer(engine, spec.objective, spec.engine.micro_batch, spec.token_budget)
+    trainer = StudentTrainer(engine, spec.objective, spec.engine.micro_batch, spec.token_budget)
+    if spec.resume_from is not None and spec.objective.has_state:
+        trainer.mixing = Mixing.load(spec.resume_from)
+    return trainer
 
 
 def load_student(spec: StudentSpec, device: str) -> LanguageModel:

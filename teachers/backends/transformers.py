@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -130,14 +131,33 @@ class LanguageModel:
 
 
 def load_weights(source: ModelSource, device: str) -> PreTrainedModel:
-    """The model on its device, or where a ``device_map`` among its options puts it."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        source.path,
-        dtype=source.torch_dtype,
-        revision=source.revision,
-        trust_remote_code=source.trust_remote_code,
-        **source.options,
-    )
+    """The model on its device, or where a ``device_map`` among its options puts it.
+
+    Raises:
+        ValueError: a file of weights is damaged, or the model does not know one of its options.
+    """
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source.path,
+            dtype=source.torch_dtype,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            **source.options,
+        )
+    except SafetensorError as error:
+        raise ValueError(
+            f"{source.path}: the weights cannot be read ({error}); expected whole safetensors "
+            "files: copy or download them again"
+        ) from error
+    except TypeError as error:
+        refused = [name for name in source.options if f"argument '{name}'" in str(error)]
+        if not refused:
+            raise
+        raise ValueError(
+            f"model_options.{refused[0]}: unknown to the model of {source.path} ({error}); "
+            "expected an argument of from_pretrained or a key of config.json, such as "
+            "attn_implementation"
+        ) from error
     if "device_map" not in source.options:
         model.to(torch.device(device))  # type: ignore[arg-type]
     return model

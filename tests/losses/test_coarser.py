@@ -150,6 +150,9 @@ def test_wrong_bias_files_are_refused(tmp_path):
     save_file({"teacher_ids": np.zeros(1)}, path)
     with pytest.raises(ValueError, match="lacks student_ids, teacher_bias, student_bias, teacher"):
         load_pair_bias(str(path))
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"bias_file: .*bias\.safetensors is no whole safetensors"):
+        load_pair_bias(str(path))
     path = tmp_path / "other.safetensors"
     bias_of({(1, 2): 0.25}).save(path)
     method = Alm(chunks="unbiased", bias_file=str(path))

@@ -15,10 +15,10 @@ from losses.alignment.projection import Projection
 from losses.alignment.tokens import Tokens
 from losses.alignment.vocabulary import Vocabulary
 from losses.base import Pair
+from losses.chunk_distributions.matched import matched_of
 from losses.document import text_document
 from losses.methods import method_class
 from losses.prediction import Head, Prediction
-from losses.projection_columns import matched_of
 
 FOLDER = Path(__file__).parents[1] / "golden" / "xtoken"
 DATA = json.loads((FOLDER / "loss_single_teacher.json").read_text())

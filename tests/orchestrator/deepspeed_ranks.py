@@ -73,7 +73,7 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from losses.prediction import ELEMENTS_IN_MEMORY
-    from orchestrator.student.state import restore_random_state, save_state
+    from orchestrator.student.state import restore_random_state
     from orchestrator.student.worker import build_trainer, join_group
 
     torch.set_num_threads(1)
@@ -90,7 +90,7 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
         restore_random_state(spec.resume_from, rank)
     for done, (documents, signals, num_bytes) in enumerate(job["steps"], job.get("first", 0)):
         if done in saves:
-            save_state(trainer.engine, done, saves[done], rank)
+            trainer.save_state(done, saves[done], rank)
         mine = slice(rank, None, spec.num_ranks)
         scores = trainer.evaluate(documents)
         reports.append(

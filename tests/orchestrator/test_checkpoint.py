@@ -190,6 +190,27 @@ class TestRetention:
     def test_limit_one_keeps_latest_and_best(self, tmp_path):
         assert self.run(tmp_path, Retention(1, True), [1.0, 2.0, 3.0]) == [1, 3]
 
+    @pytest.mark.parametrize("content", ['{"ste', "[]", '{"inputs": {}, "tally": {}}', "{}", None])
+    def test_a_damaged_one_is_passed_over(self, tmp_path, caplog, content):
+        save(tmp_path, 1, 0.5)
+        path = tmp_path / "checkpoint-1" / "state" / "position.json"
+        path.unlink() if content is None else path.write_text(content)
+        save(tmp_path, 2, 1.0)
+        save(tmp_path, 3, 2.0)
+        Retention(2, keep_best=True).apply(tmp_path)
+        assert list(complete_checkpoints(tmp_path)) == [2, 3]
+        assert json.loads((tmp_path / "best.json").read_text())["step"] == 2
+        assert (
+            "checkpoint-1 is damaged and cannot be the best (state/position.json: " in caplog.text
+        )
+
+    def test_the_best_is_none_that_was_set_aside(self, tmp_path):
+        assert self.run(tmp_path, Retention(3, True), [2.0, 3.0, 1.0]) == [1, 2, 3]
+        clear_the_way(tmp_path, tmp_path / "checkpoint-2")
+        assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "checkpoint-1"
+        clear_the_way(tmp_path, None)
+        assert not (tmp_path / "best.json").exists()
+
     @given(
         scores=st.lists(st.integers(0, 5).map(float), min_size=1, max_size=7),
         limit=st.integers(1, 4),

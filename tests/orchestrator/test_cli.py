@@ -16,7 +16,7 @@ from losses.methods import method_names
 from orchestrator.cli import app
 from orchestrator.config import load_run, parse_run
 from orchestrator.config.json_schema import json_schema
-from orchestrator.config.shipped import shipped_run_files
+from orchestrator.config.shipped import shipped_experiments, shipped_run_files
 from orchestrator.config.yaml_text import parse_yaml
 from orchestrator.errors import (
     EXIT_CODES,
@@ -249,8 +249,10 @@ class TestInit:
 
     def test_lists_recipes(self):
         lines = run("init").stdout.splitlines()
-        assert [line.split()[0] for line in lines] == [n[:-5] for n in shipped_run_files()]
-        assert "smoke       The smallest real run: two toy teachers with different" in lines[1]
+        assert [line.split()[0] for line in lines] == [
+            name.removesuffix(".yaml") for name in [*shipped_run_files(), *shipped_experiments()]
+        ]
+        assert "  The smallest real run: two toy teachers with different" in lines[1]
 
     @pytest.mark.parametrize("name", ["smoke", "smoke.yaml"])
     def test_copies_into_the_current_folder(self, folder: Path, name: str):

@@ -284,7 +284,8 @@ class TestAccepted:
         (
             "teachers.0.weight",
             0,
-            "teachers[0] (first).weight: 0 is not allowed; expected a number, above 0",
+            "teachers[0] (first).weight: 0 is not allowed; expected a number, above 0, or a "
+            "mapping (start, end, steps, shape)",
         ),
         (
             "teachers.0.trust_remote_code",
@@ -358,6 +359,29 @@ class TestAccepted:
             "deepspeed",
             3,
             "deepspeed: 3 is not allowed; expected a mapping or the path of a JSON file",
+        ),
+        (
+            "deepspeed",
+            {"zero_optimisation": {"stage": 3}},
+            'deepspeed.zero_optimisation: unknown key, did you mean "zero_optimization"?',
+        ),
+        (
+            "deepspeed",
+            {"zero_optimization": 2},
+            "deepspeed.zero_optimization: 2 is not allowed; expected a mapping, such as {stage: 2}",
+        ),
+        (
+            "deepspeed",
+            {"zero_optimization": {"stge": 2}},
+            'deepspeed.zero_optimization.stge: unknown key, did you mean "stage"?',
+        ),
+        *(
+            (
+                "deepspeed",
+                {"zero_optimization": {"stage": stage}},
+                f"deepspeed.zero_optimization.stage: {shown} is not allowed; expected 0, 1, 2 or 3",
+            )
+            for stage, shown in ((7, "7"), ("2", '"2"'), (True, "true"), (None, "null"))
         ),
         # Combinations
         (
@@ -441,6 +465,17 @@ class TestAccepted:
             "data.held_out",
             ["b.jsonl", "train.jsonl"],
             'data.held_out[1]: "train.jsonl" is also in data.train; expected text unseen there',
+        ),
+        (
+            "data.held_out",
+            ["b.jsonl", "./x/../train.jsonl"],
+            'data.held_out[1]: "./x/../train.jsonl" is also in data.train; expected text unseen '
+            "there",
+        ),
+        (
+            "checks.documents",
+            1,
+            "checks.documents: 1 is not possible; expected a whole number, 0 or at least 2",
         ),
         (
             "mixture.combine",

@@ -78,7 +78,15 @@ class TestRows:
             (b'{"text": "caf\xe9"}', "not UTF-8 at byte 13 of the line"),
             (b"[" * 100_000, "not a JSON object that can be read"),
             (b'{"text": ' + b"9" * 5000 + b"}", "not a JSON object that can be read"),
-            ({"text": "a", "messages": []}, 'has both "text" and "messages"; expected one of them'),
+            (
+                {"text": "a", "messages": []},
+                'has "text" and "messages"; expected one form: "text",',
+            ),
+            (
+                {"text": "a", "prompt": "b", "completion": "c"},
+                'has "text" and "prompt" and "comple',
+            ),
+            (b'{"text": "a", "id": 1, "text": "b"}', 'the key "text" is there twice'),
         ],
     )
     def test_errors_name_file_and_line(self, file, line, message):

@@ -125,6 +125,15 @@ class TestRefusals:
             checkpoint, tmp_path / "out"
         )
 
+    @pytest.mark.parametrize("dtype", [None, "bfloat16"])
+    def test_weights_cut_off(self, checkpoint: Path, tmp_path: Path, dtype: str | None):
+        (checkpoint / COMPLETE).unlink()
+        path = checkpoint / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(ConfigError, match=rf"^{checkpoint}: its weights cannot be read \("):
+            export(checkpoint, tmp_path / "out", dtype)
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.parametrize("change", ["missing", "unexpected"])
     def test_weights_that_do_not_fit_the_configuration(
         self, checkpoint: Path, tmp_path: Path, change: str

@@ -17,6 +17,7 @@ import pytest
 from losses.document import Document
 from losses.methods import method_class, method_names
 from orchestrator.config import RunConfig, load_run, parse_run, to_yaml
+from orchestrator.config.deepspeed import KEYS, ZERO_KEYS
 from orchestrator.config.schema import element_of, fields_of
 from orchestrator.config.shipped import shipped_run_files
 from orchestrator.config.yaml_text import dump_yaml, parse_yaml, read_yaml
@@ -27,7 +28,7 @@ Tree = dict[str, Any]
 Place = tuple[Any, Any]
 """A mapping or list of the tree, and a key or index of it."""
 
-FREE = ("model_options", "deepspeed")
+FREE = ("model_options",)
 """Mappings that are passed through: any key may stand in them."""
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
@@ -49,8 +50,8 @@ class Mutant:
 
 
 def known_keys() -> set[str]:
-    """Every key of the schema and every option of a method."""
-    found: set[str] = set()
+    """Every key of the schema, every option of a method, and DeepSpeed's keys."""
+    found: set[str] = {*KEYS, *ZERO_KEYS}
 
     def visit(kind: object) -> None:
         for name, field in fields_of(kind).items():
@@ -277,7 +278,17 @@ def _nested(row: dict[str, Any], deep: Any, key: str) -> str:
     return f"{{{json.dumps(key)}: {'[' * depth}{json.dumps(row)}{']' * depth}}}"
 
 
-RUNS: list[Tree] = [read_yaml(path) for path in shipped_run_files().values()]
+DEEPSPEED: Tree = {
+    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "sub_group_size": 9},
+    "wall_clock_breakdown": True,
+    "communication_data_type": "fp32",
+}
+
+RUNS: list[Tree] = [
+    read_yaml(path) | {"deepspeed": options}
+    for path in shipped_run_files().values()
+    for options in ({}, DEEPSPEED)
+]
 
 ROWS: list[dict[str, Any]] = [
     {"text": "A short text."},

@@ -48,13 +48,14 @@ def formula(text: str, hidden_size: int, k: int) -> int:
 
 @pytest.mark.parametrize("name", method_names())
 def test_bytes_per_token_is_what_a_signal_takes(name, language_model, documents):
-    model, method = language_model("llama"), method_class(name)()
+    defaults = {option.name: option.default for option in ENTRIES[name].options}
+    fewer = {"k": 64} if "k" in defaults else {}  # the toy has fewer tokens than are listed
+    model, method = language_model("llama"), method_class(name)(**fewer)
     document = documents[-1]  # every token but the start token is scored, so all rows are kept
     [[signal]] = Teacher(model, [method]).signals([document])
     num_tokens = len(model.encode([document])[0])
-    defaults = {option.name: option.default for option in ENTRIES[name].options}
     size = model.model.config.hidden_size
-    claimed = formula(ENTRIES[name].bytes_per_token, size, defaults.get("k", 0))
+    claimed = formula(ENTRIES[name].bytes_per_token, size, fewer.get("k", 0))
     assert signal.num_bytes == pytest.approx(claimed * num_tokens, rel=2 / num_tokens)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import LlamaConfig
+from tokenizers import Tokenizer as FastTokenizer
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from losses.alignment.coverage import TokenClass
@@ -32,6 +33,7 @@ from orchestrator.specs import student_spec
 from orchestrator.student import worker
 from orchestrator.student.module import DistillModule, Example
 from orchestrator.student.worker import TermSpec
+from teachers.tokenizer import Tokenizer
 
 OPTIONS = ProjectionOptions()
 
@@ -103,6 +105,23 @@ def test_what_another_w_needs_another_folder(tokenizers):
         projection_key(a, b, ProjectionOptions(reverse=True)),
     ]
     assert len({projection_folder(key) for key in keys}) == len(keys)
+
+
+def test_other_merges_need_another_w(tokenizers):
+    state = json.loads(tokenizers["bytelevel"].backend.to_str())
+    found = []
+    for _ in range(2):
+        backend = FastTokenizer.from_str(json.dumps(state))
+        found.append(Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), "t"))
+        state["model"]["merges"].reverse()
+    (teacher, other), student = found, tokenizers["sentencepiece"]
+    assert other.vocabulary.fingerprint == teacher.vocabulary.fingerprint
+    assert projection_key(student, other, OPTIONS) != projection_key(student, teacher, OPTIONS)
+    plain, reverse = (
+        projection_key(other, student, options) == projection_key(teacher, student, options)
+        for options in (OPTIONS, ProjectionOptions(reverse=True))
+    )
+    assert (plain, reverse) == (True, False)
 
 
 def test_a_folder_of_another_pair_is_refused(tokenizers):

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.config import RunConfig, load_run, parse_run
 from orchestrator.errors import ConfigError
-from orchestrator.run_folder import open_run_folder
+from orchestrator.run_folder import locked, open_run_folder
 
 
 @pytest.fixture
@@ -66,3 +66,27 @@ def test_overwrite_moves_aside_each_time(config, full, monkeypatch):
     assert names == ["x", "x.replaced-20300101-000000", "x.replaced-20300101-000000+"]
     kept = full.parent / "x.replaced-20300101-000000" / "final" / "weights"
     assert kept.read_text() == "precious"
+
+
+def test_overwrite_leaves_a_folder_in_use(config, full):
+    with locked(full), pytest.raises(ConfigError, match="another process is running in"):
+        open_run_folder(config, overwrite=True)
+    assert (full / "final" / "weights").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("key", "place"), [("student", "student.init"), ("data", r"data.train\[0\]"), (None, "current")]
+)
+def test_overwrite_does_not_move_what_the_run_reads(config, full, monkeypatch, key, place):
+    (full / "student").mkdir()
+    changed = {
+        "student": {"student": {"init": str(full / "student")}},
+        "data": {"data": {"train": [str(full / "t.jsonl")], "held_out": ["h.jsonl"]}},
+        None: {},
+    }[key]
+    if key is None:
+        monkeypatch.chdir(full / "final")
+    run = parse_run(config.model_dump(mode="json", exclude_unset=True) | changed)
+    with pytest.raises(ConfigError, match=place):
+        open_run_folder(run, overwrite=True)
+    assert (full / "final" / "weights").read_text() == "precious"

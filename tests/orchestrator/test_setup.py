@@ -38,8 +38,10 @@ def run(fast_tokenizers: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         save_model(tmp_path / name, fast)
     rows = [{"text": "A text of some length, cut."}, {"text": "▁"}, {"text": "short"}]
     data = [str(tmp_path / f"{name}.jsonl") for name in ("train", "first", "second")]
-    for path in data:
-        Path(path).write_text("\n".join(json.dumps(row) for row in rows))
+    for path, first in zip(
+        data, (rows[0], {"text": "Held out."}, {"text": "This too."}), strict=True
+    ):
+        Path(path).write_text("\n".join(json.dumps(row) for row in [first, *rows[1:]]))
     return {
         "student": {"init": str(tmp_path / "bytelevel")},
         "teachers": [
@@ -99,6 +101,15 @@ class TestGoodRun:
         assert any(line.startswith("held out: 2 documents") for line in lines)
         assert any(line.startswith("validation: 1 documents") for line in lines)
         assert "100 steps of 8 documents: 400.00 epochs" in lines
+
+    def test_seen_text_among_the_held_out_is_told(self, run, caplog):
+        run["data"]["held_out_limit"] = 3
+        told = "data.held_out: 2 of 4 documents are in data.train as well"
+        set_up(parse_run(run))
+        assert told in caplog.text
+        assert any(told in line for line in validate(parse_run(run)))
+        with pytest.raises(ConfigError, match="2 of 4 documents"):
+            list(validate(parse_run(run), strict=True))
 
     def test_garbage_is_collected_again_afterwards(self, run):
         set_up(parse_run(run))
@@ -279,6 +290,29 @@ class TestAgreement:
         (tmp_path / "sentencepiece" / "config.json").write_text(json.dumps(config))
         assert "the tokenizer has 768 ids, but the model only 700 rows" in refusal(run)
 
+    def test_a_model_of_another_kind(self, run, tmp_path):
+        (tmp_path / "sentencepiece" / "config.json").write_text('{"model_type": "vit"}')
+        assert "config.json (model_type vit) has no vocab_size; expected the" in refusal(run)
+
+    @pytest.mark.parametrize(
+        ("template", "flaw"), [("{% for", "line 1: unexpected"), (5, "it is 5, not text")]
+    )
+    def test_chat_template_that_is_none(self, run, tmp_path, template, flaw):
+        path = tmp_path / "sentencepiece" / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+        (warning,) = [
+            line for line in validate(parse_run(run)) if line.startswith("warning: teachers[1]")
+        ]
+        assert f"its chat template cannot be used ({flaw}" in warning
+        chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        with Path(run["data"]["train"][0]).open("a") as file:
+            file.write("\n" + json.dumps({"messages": chat}))
+        for check in (set_up, lambda config: list(validate(config))):
+            with pytest.raises(ConfigError, match=r"^data\.train: .*train\.jsonl:4 is a chat, but"):
+                check(parse_run(run))
+        run["teachers"][1]["template"] = "plain"
+        set_up(parse_run(run))
+
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
@@ -330,3 +364,31 @@ class TestTokenizersAndData:
         message = refusal(run)
         assert message.startswith("data.train: none of 2 documents can be used: left out by ")
         assert "'other': {'literal ▁ becomes a space': 2}" in message
+
+
+class TestLongestDocument:
+    """A model reads no more tokens than it has positions."""
+
+    @staticmethod
+    def shorten(run: dict[str, Any], tmp_path: Path, name: str) -> None:
+        path = tmp_path / name / "config.json"
+        config = json.loads(path.read_text()) | {"max_position_embeddings": 12}
+        path.write_text(json.dumps(config))
+        run["data"]["max_length"] = 40
+        rows = [{"text": "short"}, {"text": "This one is of many more tokens than that. " * 4}]
+        Path(run["data"]["train"][0]).write_text("\n".join(json.dumps(row) for row in rows))
+
+    def test_teacher_leaves_longer_ones_out(self, run, tmp_path):
+        self.shorten(run, tmp_path, "sentencepiece")
+        setup = set_up(parse_run(run))
+        assert [d.name.rsplit(":")[-1] for d in setup.train.documents] == ["1"]
+        text = describe(setup.train, ["student", "same", "other"])
+        assert "1 left out by other: longer than the 12 tokens that its model reads" in text
+
+    def test_student_cuts_them(self, run, tmp_path, caplog):
+        self.shorten(run, tmp_path, "bytelevel")
+        setup = set_up(parse_run(run))
+        longest = max(map(len, setup.tokenizers[0].encode(setup.train.documents)))
+        assert longest <= 12
+        assert setup.train.num_cut == 1
+        assert "40 is more than the 12 tokens that the student reads" in caplog.text

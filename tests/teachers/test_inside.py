@@ -9,7 +9,7 @@ from tokenizers.normalizers import Prepend, Replace
 from transformers import PreTrainedTokenizerFast
 
 from teachers import inside
-from teachers.inside import cutting_rules, encode_inside
+from teachers.inside import encode_inside
 from teachers.tokenizer import Tokenizer
 
 TEXTS = ["ing", " the", "  x", "a", " ", "\n", "\nx", "é", " 東", "201", "the object", "<bos>", ""]
@@ -59,9 +59,3 @@ def test_batches_join_up(tokenizers, monkeypatch):
     monkeypatch.setattr(inside, "BATCH_TEXTS", 2)
     found = list(encode_inside(tokenizers["bytelevel"], TEXTS))
     assert found == tokenizers["bytelevel"].ids_of(TEXTS)
-
-
-def test_cutting_rules_tell_digit_splitting_apart(tokenizers, prefixed):
-    rules = [cutting_rules(tokenizer) for tokenizer in (*tokenizers.values(), prefixed)]
-    assert len(set(rules)) == 3
-    assert rules[0] == cutting_rules(tokenizers["bytelevel"])

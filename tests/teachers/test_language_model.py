@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from losses.document import Document, Segment, text_document
 from losses.prediction import Head
@@ -135,6 +136,28 @@ def test_load(language_model, tmp_path, dtype, documents):
     assert ours.dtype == torch.float32
     tolerance = 1e-5 if dtype == "float32" else 0.5
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
+
+
+def test_weights_cut_off_are_refused(tiny_model, tmp_path):
+    tiny_model("llama", 512).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: the weights cannot be read \("):
+        load_weights(ModelSource(str(tmp_path)), "cpu")
+
+
+def test_unknown_options_are_refused(tiny_model, tmp_path, monkeypatch):
+    tiny_model("llama", 512).save_pretrained(tmp_path)
+    options = {"attn_implementation": "eager", "attn_implementaton": "eager"}
+    with pytest.raises(ValueError, match=r"^model_options\.attn_implementaton: unknown to"):
+        load_weights(ModelSource(str(tmp_path), options=options), "cpu")
+
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(TypeError, match="a bug"):
+        load_weights(ModelSource(str(tmp_path), options=options), "cpu")
 
 
 def test_document_longer_than_the_model_reads_is_refused(language_model):

@@ -44,8 +44,9 @@ def train_briefly(
     *,
     steps: int,
     seed: int,
+    windows: int = BATCH_WINDOWS,
 ) -> None:
-    """Train ``model`` in place by cross-entropy on random windows of the joined texts."""
+    """Train ``model`` in place by cross-entropy, on random windows of the joined texts a step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=max(steps, 2), pct_start=0.2
@@ -55,7 +56,7 @@ def train_briefly(
     model.train()
     with _one_thread():
         for _ in range(steps):
-            _step(model, optimizer, _windows(stream, generator))
+            _step(model, optimizer, _windows(stream, windows, generator))
             schedule.step()
     model.eval()
 
@@ -69,9 +70,9 @@ def _token_stream(
 
 
 def _windows(
-    stream: Int[Tensor, " token"], generator: torch.Generator
+    stream: Int[Tensor, " token"], count: int, generator: torch.Generator
 ) -> Int[Tensor, "batch window"]:
-    starts = torch.randint(len(stream) - WINDOW_TOKENS, (BATCH_WINDOWS, 1), generator=generator)
+    starts = torch.randint(len(stream) - WINDOW_TOKENS, (count, 1), generator=generator)
     return stream[starts + torch.arange(WINDOW_TOKENS + 1)]
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from losses.top_tokens import largest
+from losses.chunk_distributions.top_tokens import largest
 
 
 @torch.no_grad()

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from losses.chunk_rows import ChunkRows
+from losses.chunk_distributions.chunk_rows import ChunkRows
+from losses.chunk_distributions.top_tokens import realised_logprobs, tempered
 from losses.prediction import Prediction, gather
 from losses.signals import TopProbabilities, unpack
-from losses.top_tokens import realised_logprobs, tempered
 
 PublishedMerge: TypeAlias = Literal["bayesian", "observed"]
 LEAST = 1e-8

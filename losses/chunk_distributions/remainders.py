@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from losses.projected_cells import Starts
-from losses.projection_columns import Matched
-from losses.sorted_mass import descending, descending_ids, sorted_l1
+from losses.chunk_distributions.matched import Matched
+from losses.chunk_distributions.sorted_masses import descending, descending_ids, sorted_l1
+from losses.chunk_distributions.teacher_cells import Starts
 
 LONE_CELLS = 3
 """The first token, the chunk and everything else: cells of a row that lists no others."""
@@ -84,21 +84,13 @@ def least_listed(teacher: Float[Tensor, "row cells"]) -> Float[Tensor, "row"]:
     return torch.where(teacher[:, -1] > -torch.inf, teacher[:, 1:-2].amin(-1), -torch.inf)
 
 
-def student_entries(
-    logprobs: Float[Tensor, "row vocab"],
-    after_first: Float[Tensor, "row"],
-    starts: Starts,
-    matched: Matched,
-    n: int,
-) -> Float[Tensor, "row entry"]:
-    """The student's ``n`` largest masses (or all) without partners, the largest first.
-
-    Of a chunk's first token counts what is left without the chunk.
-    """
-    ids = _largest_unmatched(logprobs, after_first, starts, matched, n)
-    masses = logprobs.gather(-1, ids).exp()
-    is_first = (ids == starts.realised.unsqueeze(-1)) & ~starts.single.unsqueeze(-1)
-    return torch.where(is_first, -torch.expm1(after_first).unsqueeze(-1) * masses, masses)
+@torch.no_grad()
+def largest_unmatched(
+    values: Float[Tensor, "row vocab"], matched: Matched, n: int
+) -> Int64[Tensor, "row entry"]:
+    """The student tokens without partners with the ``n`` largest values (or all), sorted."""
+    others = matched.other_students
+    return others[descending_ids(values.index_select(-1, others), n)]
 
 
 def remainder_l1(
@@ -129,22 +121,3 @@ def remainder_l1(
         values = sorted_l1(teacher.entries, listed, teacher.lump, lump)
         return torch.where(shaped, values, 0)
     return sorted_l1(teacher.entries, listed, teacher.lump, lump)
-
-
-@torch.no_grad()
-def _largest_unmatched(
-    logprobs: Float[Tensor, "row vocab"],
-    after_first: Float[Tensor, "row"],
-    starts: Starts,
-    matched: Matched,
-    n: int,
-) -> Int64[Tensor, "row entry"]:
-    others = matched.other_students
-    values = logprobs.detach().index_select(-1, others)
-    place = torch.searchsorted(others, starts.realised).clamp(max=max(0, len(others) - 1))
-    if len(others):
-        own = torch.log(-torch.expm1(after_first)) + values.gather(-1, place.unsqueeze(-1))[:, 0]
-        changed = (others[place] == starts.realised) & ~starts.single
-        rows = changed.nonzero().squeeze(-1)
-        values[rows, place[rows]] = own[rows]
-    return others[descending_ids(values, n)]

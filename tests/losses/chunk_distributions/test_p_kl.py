@@ -9,11 +9,12 @@ from losses.alignment.projection import Projection
 from losses.alignment.tokens import Tokens
 from losses.alignment.vocabulary import Vocabulary
 from losses.base import Pair
+from losses.chunk_distributions.columns import columns_of
+from losses.chunk_distributions.learned_w import LearnedWeights
 from losses.document import text_document
 from losses.methods.h_kl import HKl
 from losses.methods.p_kl import PKl
 from losses.prediction import Head, Prediction
-from losses.projection_columns import LearnedWeights, columns_of
 
 DOCUMENT, EMPTY = text_document("d", "not read"), nn.ModuleDict()
 STUDENT = Vocabulary((b"0", b"1", b"2", b"20", b"201", b" ", b"a", b"b"))
@@ -150,7 +151,7 @@ def test_learned_w_starts_at_w_and_learns():
     assert start.item() == pytest.approx(
         fixed.loss(student, signal, PAIR, EMPTY).total.item(), abs=1e-6
     )
-    optimizer = torch.optim.Adam(modules.parameters(), lr=method.learning_rate_of_w)
+    optimizer = torch.optim.Adam(modules.parameters(), lr=method.modules_learning_rate)
     for _ in range(100):
         optimizer.zero_grad()
         value = method.loss(student, signal, PAIR, modules).total
@@ -162,8 +163,9 @@ def test_learned_w_starts_at_w_and_learns():
         0, columns.students.long(), modules["w"](columns).detach()
     )
     torch.testing.assert_close(sums, torch.ones(len(STUDENT)))
-    assert method.learning_rate_of_w == 1e-2
-    assert PKl(learnable_w=True, w_learning_rate=0.5).learning_rate_of_w == 0.5
+    assert method.modules_learning_rate == 1e-2
+    assert PKl(learnable_w=True, w_learning_rate=0.5).modules_learning_rate == 0.5
+    assert PKl().modules_learning_rate is None
 
 
 def test_gradient_of_learned_w_against_finite_differences(noise):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from losses.alignment.chunks import Alignment, align, group_chunks, live_chunks, merge_chunks
 from losses.alignment.tokens import Tokens
+from losses.chunk_distributions.top_tokens import realised_logprobs
 from losses.prediction import Prediction
 from losses.signals import TopProbabilities
-from losses.top_tokens import realised_logprobs
 
 
 @dataclass(frozen=True)

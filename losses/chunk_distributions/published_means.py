@@ -5,13 +5,16 @@ no mass, so chunks of several tokens are nearly ignored; that is why it is not t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from losses.chunk_rows import ChunkRows
+from losses.chunk_distributions.chunk_rows import ChunkRows
+from losses.chunk_distributions.columns import Columns, check_width
+from losses.chunk_distributions.entries import entries_of
 from losses.prediction import Prediction
 from losses.signals import TopTokens, unpack
 
@@ -92,6 +95,44 @@ def student_rows(rows: ChunkRows, student: Prediction) -> StudentRows:
     positions = np.flatnonzero(chunk >= 0)
     arrays = (positions - 1, chunk[positions], rows.student_count[:, None].astype(np.float64))
     return StudentRows(*(torch.from_numpy(array).to(student.device) for array in arrays))
+
+
+def listed_masses(
+    logprobs: Float[Tensor, "row vocab"],
+    weights: Float[Tensor, "w_entry"],
+    columns: Columns,
+    ids: Int64[Tensor, "row listed"],
+) -> Float[Tensor, "row listed"]:
+    """The student's rows through W's listed columns.
+
+    Raises:
+        ValueError: W was built for a student's vocabulary of another size.
+    """
+    check_width(columns, logprobs.shape[-1])
+    masses: Float[Tensor, "row listed"] = _ListedMasses.apply(  # type: ignore[no-untyped-call]
+        logprobs, weights.to(logprobs.dtype), columns, ids
+    )
+    return masses
+
+
+class _ListedMasses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        logprobs, weights, columns, ids = inputs
+        entries, probs = entries_of(ids, weights, columns), logprobs.exp()
+        ctx.save_for_backward(probs)
+        ctx.entries, ctx.num_weights = entries, len(weights)
+        return entries.masses(probs, ids.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (probs,), entries = ctx.saved_tensors, ctx.entries
+        to_entry = gradients[0].flatten().index_select(0, entries.cell)
+        to_probs, to_weights = torch.zeros_like(probs), probs.new_zeros(ctx.num_weights)
+        to_probs.view(-1).index_add_(0, entries.source, to_entry * entries.weight)
+        brought = probs.view(-1).index_select(0, entries.source)
+        to_weights.index_add_(0, entries.number, to_entry * brought)
+        return to_probs * probs, to_weights, None, None
 
 
 def _even_share(tail: Float32[np.ndarray, "row"], num_unlisted: int) -> Float64[np.ndarray, "row"]:

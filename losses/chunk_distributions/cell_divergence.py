@@ -4,7 +4,7 @@ The last cell is everything else. A cell the student cannot reach (no token of i
 is joined to it: no update could help there, and the divergence would be infinite.
 """
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -30,12 +30,12 @@ def cell_kl(
     True
     """
     target = reachable(teacher, student)
-    floored = student.clamp(min=torch.finfo(student.dtype).tiny).log()
-    if direction == "reverse":
-        least = torch.finfo(target.dtype).tiny
-        return (student * (floored - target.clamp(min=least).log())).sum(-1)
-    logs = target.log().masked_fill_(target == 0, 0)
-    return (target * (logs - floored)).sum(-1)
+    if direction == "forward":
+        rows: Float[Tensor, "row"] = _ForwardKl.apply(target, student)  # type: ignore[no-untyped-call]
+        return rows
+    least = torch.finfo(target.dtype).tiny
+    logs = student.clamp(min=least).log() - target.clamp(min=least).log()
+    return _at_least_zero((student * logs).sum(-1))
 
 
 def cell_js(
@@ -47,7 +47,29 @@ def cell_js(
     target = reachable(teacher, student)
     zero = student == 0
     logs = student.masked_fill(zero, 1).log().masked_fill(zero, -torch.inf)
-    return divergence.js(target.log(), logs, beta)
+    return _at_least_zero(divergence.js(target.log(), logs, beta))
+
+
+class _ForwardKl(torch.autograd.Function):
+    """sum p log(p / q); d / d q = -p / q."""
+
+    @staticmethod
+    def forward(ctx: Any, teacher: Tensor, student: Tensor) -> Tensor:
+        least = torch.finfo(student.dtype).tiny
+        ratio = teacher / student.clamp(min=least)
+        ctx.save_for_backward(ratio)
+        return ratio.clamp(min=least).log_().mul_(teacher).sum(-1).clamp_(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (ratio,) = ctx.saved_tensors
+        return None, ratio * -gradients[0].unsqueeze(-1)
+
+
+def _at_least_zero(values: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
+    """Undo rounding below zero; the gradient stays what it is."""
+    found = values.detach()
+    return values + (found.clamp(min=0) - found)
 
 
 @torch.no_grad()
@@ -59,9 +81,8 @@ def reachable(
     The others' mass goes to the last cell; if the student has none there either, the teacher is
     conditioned on the cells that are left.
     """
-    mass = torch.exp(teacher - teacher.logsumexp(-1, keepdim=True))
-    lost = student == 0
-    moved = mass.masked_fill(~lost, 0)[:, :-1].sum(-1)
-    mass[:, -1] += moved
-    mass.masked_fill_(lost, 0)
-    return mass / mass.sum(-1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+    mass = torch.softmax(teacher, dim=-1)
+    there = (student > 0).to(mass)
+    kept = mass * there
+    kept[:, -1] += (mass - kept)[:, :-1].sum(-1) * there[:, -1]
+    return kept.div_(kept.sum(-1, keepdim=True).clamp_(min=torch.finfo(mass.dtype).tiny))

@@ -1,0 +1,1 @@
+"""Arms over paired seeds at equal steps, and what the differences between them say."""

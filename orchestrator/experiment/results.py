@@ -1,0 +1,168 @@
+"""What an experiment came to: every arm, every difference, and what two teachers are worth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from orchestrator.config import ExperimentConfig, RunConfig
+from orchestrator.errors import ConfigError
+from orchestrator.experiment.plan import Trial
+from orchestrator.experiment.statistics import Difference, Mean, difference, mean_of
+from orchestrator.outcome import Outcome
+from teachers.evaluation import DocumentScore, bits_per_byte
+
+BEFORE_TRAINING = "before"
+"""What the untrained student is called in differences."""
+
+Outcomes: TypeAlias = Mapping[tuple[str, int], Outcome]
+"""By arm and seed."""
+
+BySeed: TypeAlias = dict[int, list[DocumentScore]]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm over its seeds; ``methods`` by teacher, ``gradient_share`` by teacher and ``ce``."""
+
+    name: str
+    methods: dict[str, list[str]]
+    ce_weight: float
+    learning_rate: float
+    bits_per_byte: dict[int, float]
+    mean: Mean
+    gradient_share: dict[str, float]
+    training_s: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished experiment, in held-out bits per byte.
+
+    ``against_baseline`` has every other arm; ``against_before`` every arm, compared with the
+    untrained student; ``pairs`` what else was asked for; ``combined`` each arm of several teachers
+    with the better of its parts.
+    """
+
+    run: str
+    seeds: tuple[int, ...]
+    num_steps: int
+    global_batch: int
+    num_documents: int
+    held_out_bytes: int
+    before: float
+    teachers: dict[str, float]
+    arms: tuple[ArmResult, ...]
+    against_before: tuple[Difference, ...]
+    against_baseline: tuple[Difference, ...]
+    pairs: tuple[Difference, ...]
+    combined: tuple[Difference, ...]
+
+
+def as_data(results: Results) -> dict[str, Any]:
+    """Plain data; each difference also has its interval over seeds and its verdict."""
+    data = asdict(results)
+    for name in ("against_before", "against_baseline", "pairs", "combined"):
+        data[name] = [
+            asdict(d) | {"interval_over_seeds": d.over_seeds.interval, "verdict": d.verdict.value}
+            for d in getattr(results, name)
+        ]
+    return data
+
+
+def results_of(
+    experiment: ExperimentConfig, trials: Sequence[Trial], outcomes: Outcomes
+) -> Results:
+    """Compare the finished trainings.
+
+    Raises:
+        ConfigError: two arms that are to be compared have no seed in common.
+    """
+    configs = {trial.arm: trial.config for trial in trials}
+    scores: dict[str, BySeed] = {name: {} for name in (arm.name for arm in experiment.arms)}
+    for trial in trials:
+        scores[trial.arm][trial.seed] = outcomes[trial.arm, trial.seed].after
+    some = next(iter(outcomes.values()))
+    untrained = {seed: some.before for seed in dict.fromkeys(trial.seed for trial in trials)}
+    base, config = experiment.baseline, trials[0].config
+    combined = _default_pairs(configs, scores) if experiment.comparisons is None else ()
+    return Results(
+        run=experiment.run,
+        seeds=tuple(untrained),
+        num_steps=config.train.max_steps,
+        global_batch=config.train.global_batch,
+        num_documents=len(some.after),
+        held_out_bytes=sum(row.num_bytes for row in some.after),
+        before=bits_per_byte(some.before),
+        teachers=_teachers(outcomes),
+        arms=tuple(_arm(name, configs[name], scores[name], outcomes) for name in scores),
+        against_before=tuple(
+            difference(name, BEFORE_TRAINING, rows, untrained) for name, rows in scores.items()
+        ),
+        against_baseline=tuple(
+            _difference(name, base, scores) for name in scores if base not in (None, name)
+        ),
+        pairs=tuple(_difference(a, b, scores) for a, b in experiment.comparisons or ()),
+        combined=tuple(_difference(arm, part, scores) for arm, part in combined),
+    )
+
+
+def _difference(arm: str, other: str, scores: Mapping[str, BySeed]) -> Difference:
+    try:
+        return difference(arm, other, scores[arm], scores[other])
+    except ValueError as error:
+        raise ConfigError(f"seeds: {error}") from error
+
+
+def _teachers(outcomes: Outcomes) -> dict[str, float]:
+    rows = {name: s for outcome in outcomes.values() for name, s in outcome.teachers.items()}
+    return {name: bits_per_byte(scores) for name, scores in rows.items()}
+
+
+def _arm(name: str, config: RunConfig, scores: BySeed, outcomes: Outcomes) -> ArmResult:
+    bits = {seed: bits_per_byte(rows) for seed, rows in scores.items()}
+    tallies = [outcomes[name, seed].tally for seed in scores]
+    shares: dict[str, float] = {}
+    measured = sum(tally.num_shares for tally in tallies)
+    for tally in tallies:
+        for source, total in tally.shares.items():
+            shares[source] = shares.get(source, 0.0) + total / measured
+    return ArmResult(
+        name=name,
+        methods={t.name: [entry.name for entry in t.methods] for t in config.teachers},
+        ce_weight=config.mixture.ce_weight,
+        learning_rate=config.train.learning_rate,
+        bits_per_byte=bits,
+        mean=mean_of(list(bits.values())),
+        gradient_share=shares,
+        training_s=math.fsum(tally.seconds for tally in tallies) / len(tallies),
+    )
+
+
+def _default_pairs(
+    configs: Mapping[str, RunConfig], scores: Mapping[str, BySeed]
+) -> tuple[tuple[str, str], ...]:
+    """Each arm of several teachers with the best of its parts, by the mean over common seeds."""
+    found = []
+    for name, config in configs.items():
+        parts = [other for other in configs if is_part(configs[other], config)]
+        shared = {part: [s for s in scores[part] if s in scores[name]] for part in parts}
+        means = {
+            part: mean_of([bits_per_byte(scores[part][seed]) for seed in seeds]).value
+            for part, seeds in shared.items()
+            if seeds
+        }
+        if means:
+            found.append((name, min(means, key=means.__getitem__)))
+    return tuple(found)
+
+
+def is_part(part: RunConfig, whole: RunConfig) -> bool:
+    """True if an arm has some but not all teachers of another, the same way, and its mixture."""
+    ours = {teacher.name: teacher for teacher in part.teachers}
+    theirs = {teacher.name: teacher for teacher in whole.teachers}
+    return (
+        0 < len(ours) < len(theirs)
+        and all(theirs.get(name) == teacher for name, teacher in ours.items())
+        and part.mixture == whole.mixture
+    )

@@ -1,0 +1,67 @@
+"""A toy experiment on real processes: killed, resumed, and told twice."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import load_experiment
+from orchestrator.errors import ConfigError
+from orchestrator.experiment.run import run_experiment
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+ARMS = """arms=[{name: ce}, {name: kl+alm, teachers: [
+    {name: bytelevel, methods: [{name: kl}]},
+    {name: sentencepiece, methods: [{name: alm, temperature: 2.0}]}]}]"""
+PATIENCE_S = 600.0
+
+
+def settings(folder: Path) -> list[str]:
+    run = "[data.train_limit=40, data.held_out_limit=10, train.max_steps=4, student.threads=1]"
+    return [ARMS.replace("\n", ""), "seeds=[0]", f"output_dir={folder}", f"overrides={run}"]
+
+
+def test_killed_resumed_and_refused(tmp_path):
+    folder = tmp_path / "e"
+    command = "from orchestrator.cli import main; main()"
+    arguments = ["experiment", "experiments/smoke.yaml", *settings(folder)]
+    first = folder / "arms/ce/seed-0/outcome.json"
+    deadline = time.monotonic() + PATIENCE_S
+    with subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=ROOT) as process:
+        try:
+            while not first.exists():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            process.kill()
+    assert not (folder / "experiment.json").exists()
+    written = first.stat().st_mtime_ns
+
+    config = load_experiment("experiments/smoke.yaml", settings(folder))
+    results = run_experiment(config, resume=True)
+    assert first.stat().st_mtime_ns == written  # the finished arm was not run again
+    ce, both = results.arms
+    assert set(both.gradient_share) == {"ce", "bytelevel", "sentencepiece"}
+    assert both.bits_per_byte[0] < ce.bits_per_byte[0] < results.before
+    assert set(results.teachers) == {"bytelevel", "sentencepiece"}
+    assert not [*folder.rglob("*.safetensors")]
+
+    told = (folder / "experiment.json").read_text()
+    assert json.loads(told)["against_baseline"][0]["arm"] == "kl+alm"
+    run_experiment(config, resume=True)  # nothing is left to do
+    assert (folder / "experiment.json").read_text() == told
+
+    changed = load_experiment(
+        "experiments/smoke.yaml",
+        [*settings(folder), "arms.ce.overrides=[train.learning_rate=1e-4]"],
+    )
+    with pytest.raises(
+        ConfigError, match=r"ce seed 0: .*(\n.*)*train.learning_rate: 0.003 -> 0.0001"
+    ):
+        run_experiment(changed, resume=True)
