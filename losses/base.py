@@ -86,6 +86,11 @@ class Method(ABC):
         """True if ``loss`` is zero for a teacher equal to the student; checked before step 0."""
         return False
 
+    @property
+    def tells_likelihoods(self) -> bool:
+        """True if a signal's ``logprob`` is what the teacher gives each token; checked so too."""
+        return True
+
     def check(self, pair: Pair) -> None:  # noqa: B027 - most methods accept every pair
         """Raise ValueError if the method cannot work for these two vocabularies."""
 

@@ -5,19 +5,14 @@ Torch, Ray and the rest are imported inside the commands, so that ``--help`` ans
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from orchestrator.errors import ResourcesError, TrainingDiverged, WorkerLost, exit_code
-
-EXPLAINED = (ValueError, OSError, ResourcesError, TrainingDiverged, WorkerLost)
-"""Errors whose text tells the user what to do; every other one is a bug and shows its traceback."""
+from orchestrator.explained import explained, interruptible
 
 EXIT_CODES_HELP = (
     "Exit codes: 2 the run file or its data is wrong, 3 resources are not available, "
@@ -52,10 +47,11 @@ ExperimentOverrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Set keys: seeds=[0], arms.NAME.seeds=[0,1]."),
 ]
 AssetNames = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="All by default.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Move what output_dir holds aside; start anew.")
+]
 Dtype = Literal["float32", "bfloat16"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-_log = logging.getLogger(__name__)
 
 
 @app.callback()
@@ -69,34 +65,11 @@ def _options(
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn an error that the user can act on into its message and exit code."""
-    try:
-        yield
-    except EXPLAINED as error:
-        _fail(error)
-    except RuntimeError as error:
-        from orchestrator.assets.packages import AssetError
-
-        if not isinstance(error, AssetError):
-            raise
-        _fail(error)
-
-
-def _fail(error: Exception) -> NoReturn:
-    _log.debug("traceback of the error below", exc_info=error)
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(exit_code(error)) from error
-
-
 @app.command()
 def train(
     run_file: RunFile,
     overrides: Overrides = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Move what output_dir holds aside; start anew.")
-    ] = False,
+    overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in output_dir where it was saved.")
     ] = False,
@@ -107,19 +80,15 @@ def train(
     """
     if overwrite and resume:
         raise typer.BadParameter("--overwrite and --resume exclude each other")
-    with _explained():
+    with explained():
         from orchestrator.config import load_run
 
         config = load_run(run_file, overrides or [])
-        from orchestrator.interruption import Interrupted
         from orchestrator.report import final_table
         from orchestrator.run import train as run_training
 
-        try:
+        with interruptible():
             summary = run_training(config, overwrite=overwrite, resume=resume)
-        except Interrupted as stop:
-            typer.echo(str(stop), err=True)
-            raise typer.Exit(stop.exit_code) from stop
         Console().print(final_table(summary), soft_wrap=True)
 
 
@@ -127,9 +96,7 @@ def train(
 def experiment(
     file: ExperimentFile,
     overrides: ExperimentOverrides = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Move what output_dir holds aside; start anew.")
-    ] = False,
+    overwrite: Overwrite = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the experiment in output_dir.")
     ] = False,
@@ -140,7 +107,7 @@ def experiment(
     """
     if overwrite and resume:
         raise typer.BadParameter("--overwrite and --resume exclude each other")
-    with _explained():
+    with explained():
         from orchestrator.config import load_experiment
 
         config = load_experiment(file, overrides or [])
@@ -148,13 +115,9 @@ def experiment(
 
         from orchestrator.experiment.run import run_experiment
         from orchestrator.experiment.table import table
-        from orchestrator.interruption import Interrupted
 
-        try:
+        with interruptible():
             results = run_experiment(config, overwrite=overwrite, resume=resume)
-        except Interrupted as stop:
-            typer.echo(str(stop), err=True)
-            raise typer.Exit(stop.exit_code) from stop
         Console().print(Markdown(table(results)))
 
 
@@ -170,7 +133,7 @@ def validate(
 
     Warns of assets that are not fetched yet, and checks the rest.
     """
-    with _explained():
+    with explained():
         from orchestrator.config import load_run
 
         config = load_run(run_file, overrides or [])
@@ -183,7 +146,7 @@ def validate(
 @app.command()
 def prepare(run_file: RunFile, overrides: Overrides = None) -> None:
     """Build the projection W for every teacher; print what it covers and which loss to take."""
-    with _explained():
+    with explained():
         from orchestrator.config import load_run
 
         config = load_run(run_file, overrides or [])
@@ -204,7 +167,7 @@ def init(
     ] = None,
 ) -> None:
     """Copy a run file that comes with tutelage, to change it. Never overwrites."""
-    with _explained():
+    with explained():
         from orchestrator.recipes import copy_recipe, recipes
 
         if name is not None:
@@ -216,7 +179,7 @@ def init(
 @app.command()
 def show(run_file: RunFile, overrides: Overrides = None) -> None:
     """Print the run file with overrides and defaults filled in."""
-    with _explained():
+    with explained():
         from orchestrator.config import load_run, to_yaml
 
         typer.echo(to_yaml(load_run(run_file, overrides or [])), nl=False)
@@ -231,7 +194,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Bits per byte of a model on documents."""
-    with _explained():
+    with explained():
         from orchestrator.evaluation import evaluate_model
 
         result = evaluate_model(model, data, max_length=max_length, dtype=dtype)
@@ -248,7 +211,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write model, tokenizer and generation settings to a folder for ``from_pretrained``."""
-    with _explained():
+    with explained():
         from orchestrator.export import export as write
 
         _print_fields(asdict(write(checkpoint, target, dtype)), as_json)
@@ -287,7 +250,7 @@ def schema() -> None:
 @app.command()
 def assets(names: AssetNames = None) -> None:
     """Fetch the models and texts of the shipped run files, and print their licences."""
-    with _explained():
+    with explained():
         from orchestrator.assets import fetch_all
 
         fetch_all(typer.echo, names or None)
@@ -296,7 +259,7 @@ def assets(names: AssetNames = None) -> None:
 @app.command()
 def env(as_json: AsJson = False) -> None:
     """Versions, CPUs, CUDA devices and cache folder of this machine."""
-    with _explained():
+    with explained():
         from orchestrator.environment import environment
 
         _print_fields(asdict(environment()), as_json)

@@ -82,6 +82,10 @@ class Gold(Method):
             raise ValueError('options "matched_weight" and "unmatched_weight": set both or neither')
         return self
 
+    @property
+    def tells_likelihoods(self) -> bool:
+        return self.merge != "observed"
+
     def signal(self, teacher: Prediction, document: Document) -> TopTokens:
         return top_tokens(
             teacher,

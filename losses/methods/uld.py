@@ -54,6 +54,10 @@ class Uld(Method):
     teacher_temperature: PositiveFloat = 1.0
     precision: Precision = "float16"
 
+    @property
+    def tells_likelihoods(self) -> bool:
+        return self.merge != "observed"
+
     def signal(self, teacher: Prediction, document: Document) -> TopProbabilities:
         return without_ids(
             top_tokens(

@@ -25,6 +25,8 @@ def likelihood(terms: Sequence[Term], examples: Sequence[Example]) -> list[Verdi
     """A verdict a teacher (nats a token), if one of its signals tells likelihoods."""
     verdicts: list[Verdict] = []
     for index, term in enumerate(terms):
+        if not term.method.tells_likelihoods:
+            continue
         signals = [example.signals[index] for example in examples]
         told = [signal.logprob for signal in signals if isinstance(signal, HasLikelihoods)]
         known = [values[np.isfinite(values)] for values in told]

@@ -11,6 +11,7 @@ import torch
 
 from losses.alignment.tokens import Tokens
 from losses.document import Document, Segment, text_document
+from losses.methods import method_class
 from losses.methods.alm import Alm
 from losses.methods.kl import Kl
 from losses.signals import TokenLikelihoods
@@ -237,6 +238,14 @@ class TestLikelihood:
         assert set(found) == {("likelihood", "other")}
         assert "more than the 6.64 of a guess among its 768 tokens" in found["likelihood", "other"]
         assert {v.gate for v in verdicts} == {"coverage", "likelihood"}
+
+    def test_method_that_reads_other_rows_tells_nothing(self, lab, monkeypatch):
+        """TRL's "observed" merging asks the row after each token."""
+        assert not method_class("gold")(merge="observed").tells_likelihoods
+        assert not method_class("uld")(merge="observed").tells_likelihoods
+        assert method_class("gold")().tells_likelihoods
+        monkeypatch.setattr(method_class("alm"), "tells_likelihoods", False)
+        assert "likelihood" not in {v.gate for v in verdicts_of(lab, likelihood=True)}
 
 
 def likely(examples: list[Example], nats: float) -> list[Example]:
