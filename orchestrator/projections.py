@@ -59,11 +59,11 @@ def projection_of(student: Tokenizer, teacher: Tokenizer, options: ProjectionOpt
 def projection_key(
     student: Tokenizer, teacher: Tokenizer, options: ProjectionOptions
 ) -> ProjectionKey:
-    """What W depends on; the student's own cutting counts only in the reverse pass."""
+    """What W depends on."""
     return ProjectionKey(
         student=student.vocabulary.fingerprint,
         teacher=teacher.vocabulary.fingerprint,
-        cutting=teacher.cutting + (student.cutting if options.reverse else ""),
+        cutting=teacher.cutting + student.cutting,
         options=options,
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from safetensors.numpy import load_file, save_file
 
-RECIPE = 1
+RECIPE = 2
 """Raise it whenever the same vocabularies and options give another W."""
 TENSORS, METADATA = "projection.safetensors", "projection.json"
 
@@ -45,7 +45,7 @@ class ProjectionKey:
     Args:
         student: fingerprint of the student's vocabulary.
         teacher: fingerprint of the teacher's vocabulary.
-        cutting: how their tokenizers cut a text, apart from their vocabularies.
+        cutting: how both tokenizers cut a text, apart from their vocabularies.
         options: how it was built.
         recipe: version of the building code.
     """
@@ -66,7 +66,8 @@ class Projection:
         teacher_ids: the entries' teacher tokens, the heaviest of a row first.
         weights: the entries' weights.
         num_teacher: ids of the teacher's vocabulary, the width of W.
-        exact: the row is one match of all bytes, or of the role, with weight 1.
+        exact: the row is one match of all bytes, or of the role, with weight 1, and the student's
+            tokenizer writes these bytes as this token, not as a twin of it.
     """
 
     offsets: Int64[np.ndarray, "student_plus_one"]

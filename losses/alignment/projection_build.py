@@ -9,6 +9,7 @@ front has no place in a row, and bytes that are no text are cut greedily into th
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -35,7 +36,10 @@ def build_projection(
     options: ProjectionOptions,
     encode_student: Encode | None = None,
 ) -> Projection:
-    """W of a pair; ``encode_student`` is only needed for the reverse pass.
+    """W of a pair.
+
+    ``encode_student`` tells which of several student tokens with the same bytes is written; without
+    it the lowest id is, and there is no reverse pass.
 
     Raises:
         ValueError: the reverse pass was asked for without ``encode_student``.
@@ -61,7 +65,9 @@ def build_projection(
     ]
     if options.reverse:
         passes.append(reverse_entries(student, teacher, exact, encode_student, options.top_k))
-    return _assemble(exact, len(teacher), passes, options.top_k)
+    assembled = _assemble(exact, len(teacher), passes, options.top_k)
+    twins = _written_twins(student, encode_student or _unknown)
+    return replace(assembled, exact=assembled.exact & (twins == np.arange(len(student))))
 
 
 def exact_matches(
@@ -183,6 +189,10 @@ def _written_twins(vocabulary: Vocabulary, encode: Encode) -> Int64[np.ndarray, 
         if len(pieces) == 1 and pieces[0] in ids:
             twins[list(ids)] = pieces[0]
     return twins
+
+
+def _unknown(texts: Sequence[str]) -> list[Sequence[int]]:
+    return [()] * len(texts)
 
 
 def _join(vocabulary: Vocabulary, ids: Sequence[int]) -> bytes | None:

@@ -103,7 +103,7 @@ def _matched(
         "strict": projection.exact[students],
     }[common]
     students, top, teachers = students[kept], top[kept], teachers[kept]
-    order = np.lexsort((students, -top, teachers))
+    order = np.lexsort((students, ~projection.exact[students], -top, teachers))
     teachers, unique = np.unique(teachers[order], return_index=True)
     students = students[order][unique]
     others = np.setdiff1d(np.arange(projection.num_student), students)

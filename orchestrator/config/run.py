@@ -80,7 +80,7 @@ class RunConfig(Section):
         problems = [*_batches(self), *_losses(self), *_steps(self.train), *_overlap(self.data)]
         names = [teacher.name for teacher in self.teachers]
         mixture = mixture_problems(self.mixture, names, self.deepspeed)
-        raise_if_any([*problems, *mixture, *_best(self)])
+        raise_if_any([*problems, *mixture, *_best(self), *_shares(self)])
         return self
 
 
@@ -127,6 +127,18 @@ def _steps(train: TrainConfig) -> Iterator[Problem]:
             ("train", "save_steps"),
             f"{train.save_steps} is never reached within train.max_steps = {train.max_steps}; "
             "expected fewer steps, or 0 to save only at the end",
+        )
+
+
+def _shares(config: RunConfig) -> Iterator[Problem]:
+    zero = config.deepspeed.get("zero_optimization")
+    train, stage = config.train, zero.get("stage") if isinstance(zero, dict) else None
+    passes = train.global_batch // config.student.num_ranks // max(1, config.micro_batch)
+    if stage == 3 and train.gradient_share_steps and passes > 2:
+        yield Problem(
+            ("train", "gradient_share_steps"),
+            f"shares of the gradient cannot be measured under ZeRO-3 with {passes} micro-batches a "
+            "step; expected 0, or train.micro_batch raised until there are two at most",
         )
 
 

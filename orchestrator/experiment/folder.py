@@ -22,10 +22,13 @@ from orchestrator.config import ExperimentConfig, load_run, to_yaml
 from orchestrator.continuation import check_continuation
 from orchestrator.errors import ConfigError
 from orchestrator.experiment.plan import Trial
-from orchestrator.outcome import BEFORE, Outcome, Scores, load_before, load_outcome
+from orchestrator.metrics import METRICS
+from orchestrator.outcome import BEFORE, OUTCOME, Outcome, Scores, load_before, load_outcome
 from orchestrator.run_folder import RESOLVED, open_run_folder, renew_run_folder
 
 INPUTS = "inputs.json"
+BEGUN = (BEFORE, METRICS, OUTCOME)
+"""An arm that has one of these has begun."""
 
 
 def open_folder(experiment: ExperimentConfig, *, overwrite: bool, resume: bool) -> Path:
@@ -57,9 +60,8 @@ def claim(
     """
     _check_inputs(folder, inputs)
     for trial in trials:
-        former = trial.folder / RESOLVED
-        if former.is_file():
-            _check_settings(trial, former)
+        if any((trial.folder / name).exists() for name in BEGUN):
+            _check_settings(trial, trial.folder / RESOLVED)
     renew_run_folder(folder, experiment)
     for trial in trials:
         atomic_write_text(trial.folder / RESOLVED, to_yaml(trial.config))

@@ -42,6 +42,10 @@ OF_ALL_ARMS = ("train.global_batch", "train.max_steps", "train.seed")
 """Keys below these in which they may not: equal steps, paired seeds."""
 
 
+OF_THE_EXPERIMENT = ("train.seed", "output_dir", "compare")
+"""Keys that the experiment sets itself."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One arm with one seed."""
@@ -69,12 +73,15 @@ def plan(experiment: ExperimentConfig) -> tuple[Trial, ...]:
     Raises:
         ConfigError: an arm is wrong; names its place in the experiment file.
     """
+    for override in experiment.overrides:
+        if (key := override.partition("=")[0].strip()).startswith(OF_THE_EXPERIMENT):
+            raise ConfigError(f"overrides: {key} is the experiment's own (seeds, output_dir, arms)")
     file = find_run_file(experiment.run)
     base = apply_overrides(read_mapping(file, RunConfig), experiment.overrides)
     base |= {"compare": {}}
     parse_run(base, f"{file} with the experiment's overrides")
     configs = [_arm_config(base, arm, place) for place, arm in enumerate(experiment.arms)]
-    _check_remembered(experiment, configs)
+    _check_mixtures(experiment, configs)
     seeds = [arm.seeds or experiment.seeds for arm in experiment.arms]
     every = dict.fromkeys([*experiment.seeds, *(seed for row in seeds for seed in row)])
     return tuple(
@@ -116,21 +123,25 @@ def _arm_config(base: dict[str, Any], arm: ArmConfig, place: int) -> RunConfig:
     return config
 
 
-def _check_remembered(experiment: ExperimentConfig, configs: Sequence[RunConfig]) -> None:
-    """Refuse weights that need more of a teacher than what is remembered of it."""
+def _check_mixtures(experiment: ExperimentConfig, configs: Sequence[RunConfig]) -> None:
+    """Refuse what needs more of a teacher than is remembered of it, or other documents."""
     for place, (arm, config) in enumerate(zip(experiment.arms, configs, strict=True)):
-        weights = config.mixture.weights
-        if experiment.remember and weights.asks is not None:
+        where, mixture = f"arms[{place}] ({arm.name})", config.mixture
+        if experiment.remember and mixture.weights.asks is not None:
             raise ConfigError(
-                f"arms[{place}] ({arm.name}): mixture.weights of this kind judge the teachers on "
-                "each document, which remembered answers do not tell; set remember: false"
+                f"{where}: mixture.weights of this kind judge the teachers on each document, which "
+                "remembered answers do not tell; set remember: false"
+            )
+        if mixture.routing is not None:
+            raise ConfigError(
+                f"{where}: mixture.routing is not in experiments yet, since all arms read the same "
+                "documents; leave it out, or compare separate runs"
             )
 
 
 def _comparable(base: dict[str, Any], own: dict[str, Any], where: str) -> RunConfig:
     """The run file with this arm's teachers, before its overrides."""
-    weight = {"mixture": (base.get("mixture") or {}) | {"ce_weight": 1.0}}
-    return parse_run(own | weight, where)
+    return parse_run(own | {"mixture": {}}, where)
 
 
 def _teacher(base: dict[str, Any], entry: ArmTeacherConfig, where: str) -> dict[str, Any]:

@@ -142,14 +142,17 @@ def _arm(name: str, config: RunConfig, scores: BySeed, outcomes: Outcomes) -> Ar
 def _default_pairs(
     configs: Mapping[str, RunConfig], scores: Mapping[str, BySeed]
 ) -> tuple[tuple[str, str], ...]:
-    """Each arm of several teachers with the best of its parts, by the mean over common seeds."""
+    """Each arm of several teachers with the best of its parts, by the mean over common seeds.
+
+    Arms that do not share a seed with all their parts are left out.
+    """
     found = []
     for name, config in configs.items():
         parts = [other for other in configs if is_part(configs[other], config)]
-        shared = {part: [s for s in scores[part] if s in scores[name]] for part in parts}
+        seeds = [s for s in scores[name] if all(s in scores[part] for part in parts)]
         means = {
             part: mean_of([bits_per_byte(scores[part][seed]) for seed in seeds]).value
-            for part, seeds in shared.items()
+            for part in parts
             if seeds
         }
         if means:
@@ -158,11 +161,15 @@ def _default_pairs(
 
 
 def is_part(part: RunConfig, whole: RunConfig) -> bool:
-    """True if an arm has some but not all teachers of another, the same way, and its mixture."""
+    """True if an arm has some but not all teachers of another, in the same way beside CE.
+
+    Schemes of weights may differ: most of them need two teachers.
+    """
     ours = {teacher.name: teacher for teacher in part.teachers}
     theirs = {teacher.name: teacher for teacher in whole.teachers}
     return (
         0 < len(ours) < len(theirs)
         and all(theirs.get(name) == teacher for name, teacher in ours.items())
-        and part.mixture == whole.mixture
+        and part.mixture.ce_weight == whole.mixture.ce_weight
+        and part.mixture.normalize == whole.mixture.normalize
     )

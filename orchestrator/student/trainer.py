@@ -244,13 +244,20 @@ class StudentTrainer:
         return report, observed
 
     def _mean_factors(self, examples: Sequence[Example]) -> list[float]:
-        """What documents multiply each term's weight by: mean over the global batch's bytes."""
-        rows = [(e.document.num_scored_bytes, *factors_of(e)) for e in examples]
-        num_terms = len(self.objective.weights)
-        table = torch.tensor(rows, dtype=torch.float64).view(len(rows), 1 + num_terms)
-        table[:, 1:] *= table[:, :1]
-        num_bytes, *sums = self.engine.all_reduce(table.sum(0)).tolist()
-        return [value / num_bytes if num_bytes else 1.0 for value in sums]
+        """What documents multiply each term's weight by: mean over the global batch's bytes.
+
+        A loss by its own units is a mean over the documents that its teacher reads, so then only
+        their bytes count.
+        """
+        by_units = self.objective.normalize == "units"
+        sums = torch.zeros(2, len(self.objective.weights), dtype=torch.float64)
+        for example in examples:
+            read = [1.0, *(float(not isinstance(s, Absent)) for s in example.signals)]
+            counted = read if by_units else [1.0] * len(read)
+            rows = torch.tensor([factors_of(example), counted], dtype=torch.float64)
+            sums += example.document.num_scored_bytes * rows
+        top, bottom = self.engine.all_reduce(sums.flatten()).view(2, -1).tolist()
+        return [a / b if b else 1.0 for a, b in zip(top, bottom, strict=True)]
 
     @property
     def _names(self) -> list[str]:

@@ -119,7 +119,7 @@ def test_student_gets_closer_alone(lab_of, method):
     lab = lab_of(method)
     trainer = lab.trainer(1.0, micro_batch=6, learning_rate=3e-3)
     losses = [lab.step(trainer).loss for _ in range(12)]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     assert min(losses) >= 0
 
 

@@ -473,6 +473,13 @@ class TestAccepted:
             "there",
         ),
         (
+            "deepspeed",
+            {"zero_optimization": {"stage": 3}},
+            "train.gradient_share_steps: shares of the gradient cannot be measured under ZeRO-3 "
+            "with 4 micro-batches a step; expected 0, or train.micro_batch raised until there are "
+            "two at most",
+        ),
+        (
             "checks.documents",
             1,
             "checks.documents: 1 is not possible; expected a whole number, 0 or at least 2",

@@ -65,7 +65,6 @@ CASES = {
     "zero0-everything": Case(0, 2, 2, elements_in_memory=SMALL, gradient_checkpointing=True),
     "zero3-everything": Case(3, 2, 2, elements_in_memory=SMALL, gradient_checkpointing=True),
     "zero3-units": Case(3, 2, 2, normalize="units"),
-    "zero3-fourfold": Case(3, accumulation=4),
     **{f"zero{s}-unshared": Case(s, 2, measure_shares=False) for s in (2, 3)},
     **{f"zero{s}-tied": Case(s, 2, tied=True) for s in (0, 3)},
     "zero0-unclipped": Case(0, max_grad_norm=0.0),
