@@ -42,6 +42,7 @@ def run(
             "mixture": mixture,
             "deepspeed": {"zero_optimization": {"stage": stage}},
             "data": {"train": ["t.jsonl"], "held_out": ["h.jsonl"]},
+            "train": {"gradient_share_steps": 0},
             "output_dir": "x",
         },
         "run.yaml",
