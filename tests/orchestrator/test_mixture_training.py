@@ -390,6 +390,15 @@ class TestByHand:
         lab.step(trainer, case)
         same(trainer.engine.gradients, gradients_by_hand(lab, unrouted, weights))
 
+    def test_by_units_a_routed_loss_is_a_mean_already(self, lab):
+        """Over the documents that its teacher reads; by bytes it is one over all documents."""
+        found = {
+            name: lab.step(lab.trainer(CASES[name]), CASES[name]).weights
+            for name in ("routed", "routed-units")
+        }
+        assert found["routed-units"] == pytest.approx(WEIGHTS)
+        assert all(a < b for a, b in zip(found["routed"][1:], WEIGHTS[1:], strict=True))
+
 
 class TestProbe:
     @pytest.mark.parametrize("scheme", [Dynamic(), GradMag()], ids=repr)
