@@ -65,6 +65,11 @@ def _options(
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
+def _refuse_both(overwrite: bool, resume: bool) -> None:
+    if overwrite and resume:
+        raise typer.BadParameter("--overwrite and --resume exclude each other")
+
+
 @app.command()
 def train(
     run_file: RunFile,
@@ -78,8 +83,7 @@ def train(
 
     SIGTERM or Ctrl-C finishes the step, saves, and exits with 128 plus the signal's number.
     """
-    if overwrite and resume:
-        raise typer.BadParameter("--overwrite and --resume exclude each other")
+    _refuse_both(overwrite, resume)
     with explained():
         from orchestrator.config import load_run
 
@@ -105,8 +109,7 @@ def experiment(
 
     SIGTERM or Ctrl-C finishes the step, saves, and exits with 128 plus the signal's number.
     """
-    if overwrite and resume:
-        raise typer.BadParameter("--overwrite and --resume exclude each other")
+    _refuse_both(overwrite, resume)
     with explained():
         from orchestrator.config import load_experiment
 

@@ -3,14 +3,17 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any, TypeAlias
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 
 class Interrupted(Exception):
@@ -70,7 +73,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         _set(former)
 
 
-def _set(handlers: Mapping[signal.Signals, object]) -> None:
+def _set(handlers: Mapping[signal.Signals, Handler | int | None]) -> None:
     for signum, handler in handlers.items():
         if handler is not None:  # None: installed by something other than Python
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+            signal.signal(signum, handler)

@@ -35,7 +35,7 @@ class TeacherSpec:
         return Teacher(model, self.methods, self.token_budget, self.asks)
 
 
-class TeacherActor:  # pragma: no cover - runs in another process
+class TeacherActor:
     """What Ray starts: one teacher, methods called by name, nothing decided here."""
 
     def build(self, spec: TeacherSpec) -> None:

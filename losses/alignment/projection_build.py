@@ -198,7 +198,8 @@ def _unknown(texts: Sequence[str]) -> list[Sequence[int]]:
 def _join(vocabulary: Vocabulary, ids: Sequence[int]) -> bytes | None:
     """The tokens' bytes; None if one of them has none."""
     pieces = [vocabulary.token_bytes[index] for index in ids]
-    return None if None in pieces else b"".join(pieces)  # type: ignore[arg-type]
+    known = [piece for piece in pieces if piece is not None]
+    return b"".join(known) if len(known) == len(pieces) else None
 
 
 def _text(content: bytes) -> str | None:

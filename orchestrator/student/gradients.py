@@ -44,14 +44,8 @@ class LastLayer:
             term, self._parameters, retain_graph=True, allow_unused=True
         )
         pairs = zip(gradients, self._parameters, strict=True)
-        flat = [_zeros(p) if g is None else g for g, p in pairs]
+        flat = [torch.zeros_like(p) if g is None else g for g, p in pairs]
         return torch.cat([gradient.detach().float().flatten() for gradient in flat])
-
-
-def _zeros(parameter: Tensor) -> Tensor:
-    """Of the parameter's whole shape; under ZeRO-3 one that is parted has none itself."""
-    shape = getattr(parameter, "ds_shape", parameter.shape)
-    return torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
 
 
 def shares_of(norms: Sequence[float]) -> tuple[float, ...]:

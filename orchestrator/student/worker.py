@@ -75,7 +75,7 @@ class StudentSpec:
     """The state folder of the checkpoint to continue from; None starts from ``source``."""
 
 
-class StudentWorker:  # pragma: no cover - runs in another process
+class StudentWorker:
     """What Ray starts: one rank, methods called by name, nothing decided here."""
 
     def __init__(self, rank: int, run_folder: Path) -> None:
