@@ -113,11 +113,11 @@ def _measure(send: Callable[[Cost], None], name: str, k: int, length: int) -> No
     for _ in range(REPEATS):
         leaf = student.hidden.detach().clone().requires_grad_()
         fresh = _fresh(student, leaf)
-        before = _reset_peak()
+        before = reset_peak_memory()
         start = time.process_time()
         method.loss(fresh, signal, pair, modules).total.backward()
         seconds.append(time.process_time() - start)
-        peaks.append(_peak() - before)
+        peaks.append(peak_memory() - before)
     unit = min(_log_softmax(student.hidden) for _ in range(REPEATS))
     send(Cost(of_teacher, min(seconds), unit, int(np.median(peaks)), signal.num_bytes))
 
@@ -184,13 +184,14 @@ def _projection(random: np.random.Generator) -> Projection:
     return Projection(offsets, ids, weights.astype(np.float32), NUM_TEACHER, exact)
 
 
-def _reset_peak() -> int:
+def reset_peak_memory() -> int:
     """Bytes in use now; Linux then counts its peak anew."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
 
-def _peak() -> int:
+def peak_memory() -> int:
+    """Most bytes in use since ``reset_peak_memory``."""
     return _status("VmHWM")
 
 

@@ -70,7 +70,8 @@ def run(
     """Train one student; its scores and the mean gradient shares."""
     vocabularies = {tokenizer.name: tokenizer.vocabulary for tokenizer in setup.tokenizers}
     machine = Machine(torch.get_num_threads(), 0.0)
-    spec = student_spec(config, machine, vocabularies, setup.projections)
+    widths = {tokenizer.name: tokenizer.hidden_size for tokenizer in setup.tokenizers}
+    spec = student_spec(config, machine, vocabularies, setup.projections, widths)
     trainer = build_trainer(spec, "cpu")
     names = [teacher.name for teacher in config.teachers]
     for name in set(names) & set(signals.heads):

@@ -5,9 +5,10 @@ module. Both see one document at a time, so padding and batch composition cannot
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,6 +20,7 @@ from losses.alignment.tokens import Tokens
 from losses.alignment.vocabulary import Vocabulary
 from losses.document import Document
 from losses.prediction import Head, Prediction
+from losses.reencoding.reencoder import Reencoder
 from losses.signals import Signal
 
 OPTIONS = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -39,14 +41,38 @@ def refuse_unused(divergence: str, **options: object) -> None:
             )
 
 
+Encode: TypeAlias = Callable[[Sequence[str]], list[list[int]]]
+"""A tokenizer's ids of texts as in the middle of a document: nothing added in front."""
+
+
 @dataclass(frozen=True)
 class Pair:
-    """A student's and a teacher's vocabulary, with the head and W where a method needs them."""
+    """A student's and a teacher's vocabulary, with the head and W where a method needs them.
+
+    ``encode_student`` is the student's tokenizer; None where nothing is encoded (a check). The
+    widths are those of hidden states, None where they are not known. ``student_head`` is the
+    student's head as it starts; only ``Method.modules`` gets it.
+    """
 
     student: Vocabulary
     teacher: Vocabulary
     teacher_head: Head | None = None
     projection: Projection | None = None
+    encode_student: Encode | None = None
+    student_width: int | None = None
+    teacher_width: int | None = None
+    student_head: Head | None = None
+
+    @cached_property
+    def reencoder(self) -> Reencoder:
+        """The teacher's tokens in the student's; remembers what it encoded.
+
+        Raises:
+            ValueError: ``encode_student`` is None.
+        """
+        if self.encode_student is None:
+            raise ValueError("texts are encoded by the student's tokenizer; pass encode_student")
+        return Reencoder(self.student, self.teacher, self.encode_student)
 
 
 @dataclass(frozen=True)
@@ -91,6 +117,11 @@ class Method(ABC):
         """True if a signal's ``logprob`` is what the teacher gives each token; checked so too."""
         return True
 
+    @property
+    def needs_continuations(self) -> bool:
+        """True if ``signal`` asks the model what follows other tokens than the document's."""
+        return False
+
     def check(self, pair: Pair) -> None:  # noqa: B027 - most methods accept every pair
         """Raise ValueError if the method cannot work for these two vocabularies."""
 
@@ -98,14 +129,37 @@ class Method(ABC):
     def signal(self, teacher: Prediction, document: Document) -> Signal:
         """What the teacher sends about the document."""
 
+    def ahead(
+        self,
+        tokens: Tokens,
+        scored: Bool[np.ndarray, "token"],
+        signal: Signal,
+        pair: Pair,
+    ) -> Signal:
+        """The signal as ``num_units`` and ``loss`` read it: what needs no student forward.
+
+        Runs at the student, before the step and without gradients: re-encoding, matching.
+        """
+        return signal
+
     def modules(self, pair: Pair) -> nn.ModuleDict:
         """Trained parameters that the method owns (none by default)."""
         return nn.ModuleDict()
 
     @property
+    def trains_modules(self) -> bool:
+        """True if ``modules`` may give any; the options alone tell."""
+        return False
+
+    @property
     def modules_learning_rate(self) -> float | None:
         """Peak learning rate of what ``modules`` gives; None for the student's."""
         return None
+
+    @property
+    def exports_modules(self) -> bool:
+        """True if what ``modules`` gives is to be saved beside the exported model."""
+        return False
 
     @abstractmethod
     def loss(

@@ -10,11 +10,17 @@ multiply it by T squared (Hinton et al. 2015, arXiv:1503.02531, section 2). Noth
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Name: TypeAlias = Literal[
+    "forward", "reverse", "skewed_forward", "skewed_reverse", "js", "adaptive", "tvd"
+]
+"""What a divergence between full distributions is called in a run file."""
 
 ELEMENTS_IN_CACHE = 2**17
 """Entries of a table worked on at once on a CPU, so that they stay in its cache."""
@@ -149,3 +155,36 @@ class _ForwardKL(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
         (teacher,) = ctx.saved_tensors
         return None, teacher.exp().mul_(-gradients[0].unsqueeze(-1))
+
+
+BY_NAME: dict[Name, Callable[..., Tensor]] = {
+    "forward": forward,
+    "reverse": reverse,
+    "skewed_forward": skewed_forward,
+    "skewed_reverse": skewed_reverse,
+    "js": js,
+    "adaptive": adaptive,
+    "tvd": total_variation,
+}
+"""Each takes the teacher's and the student's table, and a parameter where it has one."""
+
+DEFAULT_PARAMETER: dict[Name, float] = {
+    "skewed_forward": 0.1,
+    "skewed_reverse": 0.1,
+    "js": 0.5,
+    "adaptive": 0.5,
+}
+
+
+def named(name: Name, parameter: float | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """The divergence of this name with its parameter, or with the default one.
+
+    >>> half, sure = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[1.0, 0.0]]).log()
+    >>> round(named("js")(sure, half).item(), 6) == round(js(sure, half, 0.5).item(), 6)
+    True
+    """
+    function, default = BY_NAME[name], DEFAULT_PARAMETER.get(name)
+    if default is None:
+        return function
+    value = default if parameter is None else parameter
+    return lambda teacher, student: function(teacher, student, value)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from losses.alignment.tokens import Tokens
 from losses.alignment.vocabulary import Vocabulary
+from losses.continuations import Continuations
 
 ELEMENTS_IN_MEMORY = 2**25
 """Log-probabilities held at once, per document: 128 MiB in fp32."""
@@ -81,6 +82,10 @@ class Prediction:
         self.head = head
         self.vocabulary = vocabulary
         self.scored = scored
+        self.embed: Callable[[Tensor], Tensor] | None = None
+        """Token ids to input embeddings; set by a model that gives them."""
+        self.continuations: Continuations | None = None
+        """The model, set by one that says what follows other tokens than these."""
         self.chunk_size = max(1, elements_in_memory // head.num_valid)
         self._rows_before = torch.roll(scored, -1)  # rows that predict a scored token
         self._used = torch.nonzero(scored | self._rows_before).squeeze(-1)
@@ -96,6 +101,18 @@ class Prediction:
     def scored_positions(self) -> Int64[Tensor, "scored"]:
         """Positions of the scored tokens; the row that predicts each is one before."""
         return torch.nonzero(self.scored).squeeze(-1)
+
+    def embeddings(self, positions: Int64[Tensor, "row"]) -> Float[Tensor, "row width"]:
+        """Input embeddings of the tokens at these positions, without gradients.
+
+        Raises:
+            ValueError: the model gives none.
+        """
+        if self.embed is None:
+            raise ValueError("this prediction has no input embeddings; set Prediction.embed")
+        with torch.no_grad():
+            found: Tensor = self.embed(torch.from_numpy(self.tokens.ids).to(self.device)[positions])
+        return found
 
     def map_rows(
         self, function: RowFunction, positions: Int64[Tensor, "row"], *args: Tensor

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32, Int64, Shaped
+from jaxtyping import Bool, Float16, Float32, Int32, Int64, Shaped
 from torch import Tensor
 
 
@@ -56,6 +56,13 @@ class HiddenStates(Signal):
 
 
 @dataclass(frozen=True)
+class IdentifiedStates(HiddenStates):
+    """The same with the teacher's token ids: 4 bytes a token more."""
+
+    ids: Int32[np.ndarray, "token"]
+
+
+@dataclass(frozen=True)
 class TopProbabilities(Signal):
     """The largest probabilities of each predicting row: 2k + 12 bytes a token in 16 bits.
 
@@ -87,6 +94,36 @@ class TopTokens(TopProbabilities):
 
     realised: Int32[np.ndarray, "row"]
     ids: Int32[np.ndarray, "row k"]
+
+
+@dataclass(frozen=True)
+class ByteDistributions(Signal):
+    """The next byte's distribution at scored bytes: 518 bytes a byte, about 2,300 a token.
+
+    Row ``r`` is the distribution (nats) of the document's byte ``positions[r]`` given all bytes
+    before it: 256 byte values, then the end (of the text, or of the turn: the target where the
+    document has ``END_OF_TURN``). Positions rise; a scored byte that the teacher says nothing
+    about has no row. Each row sums to one.
+    """
+
+    positions: Int32[np.ndarray, "row"]
+    logprobs: Float16[np.ndarray, "row 257"]
+
+
+@dataclass(frozen=True)
+class TokenByteDistributions(Signal):
+    """The exact chain rule of the teacher's own tokens in bytes: 520 bytes a row.
+
+    Each scored token has a row for each of its bytes and one after the last (``closes``), whose
+    target is the symbol 257: the token ends here. Symbol 256 is the end of the text or of the
+    turn. Rows are in the order of the text, each sums to one, and the targets' log-probabilities
+    (nats) of a token's rows add up to the token's. ``positions`` are bytes of the document; a row
+    that closes has that of the byte behind the token. An ``END_OF_TURN`` has one row.
+    """
+
+    positions: Int32[np.ndarray, "row"]
+    closes: Bool[np.ndarray, "row"]
+    logprobs: Float16[np.ndarray, "row 258"]
 
 
 Kind = TypeVar("Kind", bound=Signal)

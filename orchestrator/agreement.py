@@ -23,11 +23,15 @@ PARTS = {"text_config", "decoder", "generator"}
 
 @dataclass
 class Agreement:
-    """Sentences on how model and tokenizer disagree, and the longest document the model reads."""
+    """Sentences on how model and tokenizer disagree, and two sizes of the model.
+
+    ``max_tokens`` is the longest document it reads, ``hidden_size`` the width of its hidden states.
+    """
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     max_tokens: int | None = None
+    hidden_size: int | None = None
 
 
 def compare(source: ModelSource, tokenizer: Tokenizer) -> Agreement:
@@ -79,7 +83,11 @@ def compare_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> Agreement
     check_ids(config)
     num_rows, num_ids = config["vocab_size"], len(tokenizer.vocabulary)
     longest = config.get("max_position_embeddings", config.get("n_positions"))
-    agreement = Agreement(max_tokens=longest if isinstance(longest, int) else None)
+    width = config.get("hidden_size", config.get("n_embd"))
+    agreement = Agreement(
+        max_tokens=longest if isinstance(longest, int) else None,
+        hidden_size=width if isinstance(width, int) else None,
+    )
     if num_rows < num_ids:
         agreement.errors.append(
             f"the tokenizer has {num_ids} ids, but the model only {num_rows} rows (vocab_size in "

@@ -40,11 +40,16 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
 
 def atomic_write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to ``path``, replacing what is there in one step; newlines stay as given."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, replacing what is there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _beside(path, "partial")
     try:
-        with partial.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with partial.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

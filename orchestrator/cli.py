@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from orchestrator.evaluate_command import EvaluateCommand, evaluate
 from orchestrator.explained import explained, interruptible
+from orchestrator.printing import print_fields
 
 EXIT_CODES_HELP = (
     "Exit codes: 2 the run file or its data is wrong, 3 resources are not available, "
@@ -176,7 +178,7 @@ def init(
         if name is not None:
             typer.echo(copy_recipe(name, path))
             return
-        _print_fields({recipe.name: recipe.purpose for recipe in recipes()}, as_json=False)
+        print_fields({recipe.name: recipe.purpose for recipe in recipes()}, as_json=False)
 
 
 @app.command()
@@ -188,20 +190,7 @@ def show(run_file: RunFile, overrides: Overrides = None) -> None:
         typer.echo(to_yaml(load_run(run_file, overrides or [])), nl=False)
 
 
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(help="A checkpoint or folder, hub id or asset:NAME.")],
-    data: Annotated[list[str], typer.Argument(metavar="DATA.jsonl", help="Documents.")],
-    max_length: Annotated[int, typer.Option(min=2, help="Longest document, in tokens.")] = 512,
-    dtype: Annotated[Dtype, typer.Option(help="Number format of weights.")] = "float32",
-    as_json: AsJson = False,
-) -> None:
-    """Bits per byte of a model on documents."""
-    with explained():
-        from orchestrator.evaluation import evaluate_model
-
-        result = evaluate_model(model, data, max_length=max_length, dtype=dtype)
-        _print_fields(asdict(result), as_json)
+app.command(cls=EvaluateCommand)(evaluate)
 
 
 @app.command()
@@ -217,7 +206,7 @@ def export(
     with explained():
         from orchestrator.export import export as write
 
-        _print_fields(asdict(write(checkpoint, target, dtype)), as_json)
+        print_fields(asdict(write(checkpoint, target, dtype)), as_json)
 
 
 @app.command()
@@ -232,7 +221,7 @@ def methods(as_json: AsJson = False) -> None:
         return
     for entry in table:
         options = entry.pop("options")
-        _print_fields(entry, as_json=False)
+        print_fields(entry, as_json=False)
         for option in options:
             default = (
                 "required" if option["required"] else f"default {as_written(option['default'])}"
@@ -265,27 +254,7 @@ def env(as_json: AsJson = False) -> None:
     with explained():
         from orchestrator.environment import environment
 
-        _print_fields(asdict(environment()), as_json)
-
-
-def _print_fields(fields: dict[str, object], as_json: bool) -> None:
-    """Print a result as JSON, or one name and value a line."""
-    if as_json:
-        typer.echo(json.dumps(fields, indent=2))
-        return
-    width = max(map(len, fields), default=0)
-    for name, value in fields.items():
-        typer.echo(f"{name:<{width}}  {_as_text(value)}")
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_as_text(entry)}" for key, entry in value.items()) or "none"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
+        print_fields(asdict(environment()), as_json)
 
 
 def main() -> None:

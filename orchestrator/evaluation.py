@@ -9,10 +9,9 @@ from jaxtyping import Float64
 
 from losses.document import Document
 from orchestrator.data import load_documents, prepare
-from orchestrator.sources import model_path
+from orchestrator.loading import check_device, source_of
 from teachers.backends.transformers import LanguageModel
 from teachers.evaluation import DocumentScore, bits_per_byte, score
-from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
 
 NUM_RESAMPLES = 10_000
@@ -82,9 +81,10 @@ def evaluate_model(
     """Bits per byte of a local folder, an ``asset:NAME`` or a hub id.
 
     Raises:
-        ConfigError: model or data do not exist.
+        ConfigError: model, data or device do not exist.
     """
-    source = ModelSource(model_path(model), dtype=dtype)
+    check_device(device)
+    source = source_of(model, dtype)
     tokenizer = Tokenizer.load(source, model)
     prepared = prepare(load_documents(data), [tokenizer], max_length)
     language_model = LanguageModel.load(source, tokenizer, device)

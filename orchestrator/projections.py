@@ -17,6 +17,7 @@ from losses.alignment.projection_build import build_projection
 from orchestrator.assets import cache_folder
 from orchestrator.atomic import atomic_folder
 from orchestrator.config import RunConfig
+from orchestrator.config.method import MethodConfig
 from teachers.inside import encode_inside
 from teachers.tokenizer import Tokenizer
 
@@ -26,12 +27,29 @@ log = logging.getLogger(__name__)
 def needed_projections(
     config: RunConfig, student: Tokenizer, teachers: Mapping[str, Tokenizer]
 ) -> dict[str, Projection]:
-    """W of each teacher that feeds a method which reads it, by the teacher's name."""
-    return {
-        teacher.name: projection_of(student, teachers[teacher.name], teacher.projection.options)
-        for teacher in config.teachers
-        if any(entry.method.needs_projection for entry in teacher.methods)
-    }
+    """W of each teacher that feeds a method which reads it, by the teacher's name.
+
+    Where targets are combined in the student's vocabulary it is W⁻, which has the roles swapped.
+    """
+    found = {}
+    for teacher in config.teachers:
+        if any(reads_projection(entry, config) for entry in teacher.methods):
+            pair = (student, teachers[teacher.name])
+            sides = pair[::-1] if config.mixture.ensemble else pair
+            if not config.mixture.ensemble or not _one_vocabulary(*pair):
+                found[teacher.name] = projection_of(*sides, teacher.projection.options)
+    return found
+
+
+def reads_projection(entry: MethodConfig, config: RunConfig) -> bool:
+    """True if the method reads W, or W⁻ where targets are combined."""
+    if config.mixture.ensemble:
+        return entry.name == "kl"
+    return entry.method.needs_projection
+
+
+def _one_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
+    return one.vocabulary.fingerprint == other.vocabulary.fingerprint
 
 
 def projection_of(student: Tokenizer, teacher: Tokenizer, options: ProjectionOptions) -> Projection:

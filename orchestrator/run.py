@@ -143,9 +143,9 @@ def start_arm(config: RunConfig, run: Run, folder: Path, point: StartingPoint) -
     machine = run.machine
     vocabularies = {tokenizer.name: tokenizer.vocabulary for tokenizer in run.setup.tokenizers}
     state = point.checkpoint / STATE if point.checkpoint else None
-    spec = student_spec(config, machine, vocabularies, run.setup.projections)
+    widths = {tokenizer.name: tokenizer.hidden_size for tokenizer in run.setup.tokenizers}
+    spec = student_spec(config, machine, vocabularies, run.setup.projections, widths)
     student = replace(spec, resume_from=state)
-    names = ("ce", *(f"{term.teacher}/{term.method_name}" for term in student.terms))
     live: dict[str, Any] = {}
     loading: dict[str, Any] = {}
     if run.memory is None:
@@ -156,7 +156,7 @@ def start_arm(config: RunConfig, run: Run, folder: Path, point: StartingPoint) -
         students, preparing = actors.start_students(student, config, machine, folder)
         actors.collect(loading | preparing, config.train.timeout_s, "loading its model")
         _send_heads(config, teachers, students)
-        yield Arm(students, teachers, names)
+        yield Arm(students, teachers, student.names)
     finally:
         actors.kill([*live.values(), *students.values()])
 

@@ -11,8 +11,9 @@ from typing import Literal, TypeAlias
 from losses.alignment.projection import Projection
 from losses.base import Pair
 from losses.document import Document
+from losses.ensembles import ensemble_of
 from orchestrator.agreement import compare
-from orchestrator.config import RunConfig, TeacherConfig
+from orchestrator.config import RunConfig
 from orchestrator.data import Prepared, load_documents, num_repeated, prepare
 from orchestrator.errors import ConfigError
 from orchestrator.model_identity import model_identity
@@ -46,8 +47,12 @@ class Setup:
     models: Mapping[str, str]
 
 
-def set_up(config: RunConfig) -> Setup:
+def set_up(config: RunConfig, *, check: bool = True) -> Setup:
     """Load tokenizers and documents, and check every method on its pair of vocabularies.
+
+    Args:
+        config: the run.
+        check: false leaves the methods to the caller, who checks those of each arm.
 
     Raises:
         ConfigError: something does not fit; names its place in the run file.
@@ -56,7 +61,8 @@ def set_up(config: RunConfig) -> Setup:
     by_name, warnings = load_tokenizers(config)
     for warning in warnings:
         log.warning("%s", warning)
-    check_methods(config, by_name)
+    if check:
+        check_methods(config, by_name)
     tokenizers = tuple(by_name.values())
     train = prepared(config, "train", read_split(config, "train"), tokenizers)
     check_routed(train.documents, [teacher.name for teacher in config.teachers])
@@ -133,6 +139,7 @@ class _Loader:
             raise ConfigError("\n".join(f"{place}: {text}" for text in agreement.errors))
         self.warnings += [f"{place}: {text}" for text in agreement.warnings]
         tokenizer.max_tokens = agreement.max_tokens
+        tokenizer.hidden_size = agreement.hidden_size
         return tokenizer
 
 
@@ -159,14 +166,27 @@ def check_methods(config: RunConfig, tokenizers: Mapping[str, Tokenizer]) -> Non
     """
     for index, teacher in enumerate(config.teachers):
         if STUDENT in tokenizers and teacher.name in tokenizers:
-            student, own = tokenizers[STUDENT].vocabulary, tokenizers[teacher.name].vocabulary
-            _check_methods(index, teacher, Pair(student, own))
+            pair = _pair(tokenizers[STUDENT], tokenizers[teacher.name])
+            _check_methods(config, index, pair)
 
 
-def _check_methods(index: int, teacher: TeacherConfig, pair: Pair) -> None:
+def _pair(student: Tokenizer, teacher: Tokenizer) -> Pair:
+    return Pair(
+        student.vocabulary,
+        teacher.vocabulary,
+        student_width=student.hidden_size,
+        teacher_width=teacher.hidden_size,
+    )
+
+
+def _check_methods(config: RunConfig, index: int, pair: Pair) -> None:
+    teacher, mean = config.teachers[index], config.mixture.ensemble
     for place, entry in enumerate(teacher.methods):
         try:
-            entry.method.check(pair)
+            if mean is None:
+                entry.method.check(pair)
+            else:
+                ensemble_of(entry.name, entry.method, mean).check(pair)
         except ValueError as error:
             raise ConfigError(
                 f"teachers[{index}] ({teacher.name}).methods[{place}] ({entry.name}): {error}"

@@ -5,9 +5,11 @@ from types import MappingProxyType
 
 from losses.alignment.projection import Projection
 from losses.alignment.vocabulary import Vocabulary
-from losses.mixture import Constant, Schedule
+from losses.mixture import Constant, Schedule, Total
+from losses.mixture.schedule import total_of
 from orchestrator.cluster import Machine, fair_gpus
 from orchestrator.config import RunConfig, TeacherConfig
+from orchestrator.projections import reads_projection
 from orchestrator.sources import student_source, teacher_source
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.objective import Objective
@@ -39,13 +41,20 @@ def student_spec(
     machine: Machine,
     vocabularies: Mapping[str, Vocabulary],
     projections: Mapping[str, Projection] = MappingProxyType({}),
+    widths: Mapping[str, int | None] = MappingProxyType({}),
 ) -> StudentSpec:
-    """The spec of every rank; vocabularies and W are the teachers', by name."""
+    """The spec of every rank; vocabularies, W and widths of hidden states are by teacher's name."""
     student, train = config.student, config.train
     terms = [
         term
         for teacher in config.teachers
-        for term in _terms(teacher, vocabularies[teacher.name], projections.get(teacher.name))
+        for term in _terms(
+            config,
+            teacher,
+            vocabularies[teacher.name],
+            projections.get(teacher.name),
+            widths.get(teacher.name),
+        )
     ]
     on_gpu = fair_gpus(student.resources, student.device, config, machine) > 0
     return StudentSpec(
@@ -58,18 +67,29 @@ def student_spec(
         gradient_checkpointing=student.gradient_checkpointing,
         seed=train.seed,
         objective=Objective(
-            weights=(config.mixture.ce_weight, *(term.weight for term in terms)),
+            weights=(config.mixture.ce_weight, *_weights(config, terms)),
             normalize=config.mixture.normalize,
             scheme=config.mixture.weights if terms else Constant(),
         ),
         engine=engine_options(config),
         terms=tuple(terms),
+        ensemble=config.mixture.ensemble,
         timeout_s=train.timeout_s,
     )
 
 
+def _weights(config: RunConfig, terms: Sequence[TermSpec]) -> list[float | Schedule | Total]:
+    """One a term; an ensemble's is the sum of its members'."""
+    weights = [term.weight for term in terms]
+    return [total_of(weights)] if weights and config.mixture.ensemble else list(weights)
+
+
 def _terms(
-    teacher: TeacherConfig, vocabulary: Vocabulary, projection: Projection | None
+    config: RunConfig,
+    teacher: TeacherConfig,
+    vocabulary: Vocabulary,
+    projection: Projection | None,
+    width: int | None,
 ) -> Sequence[TermSpec]:
     return [
         TermSpec(
@@ -78,7 +98,8 @@ def _terms(
             method=entry.method,
             weight=_product(teacher.weight, entry.weight),
             vocabulary=vocabulary,
-            projection=projection if entry.method.needs_projection else None,
+            projection=projection if reads_projection(entry, config) else None,
+            width=width,
         )
         for entry in teacher.methods
     ]

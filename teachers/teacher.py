@@ -84,8 +84,10 @@ class Teacher:
     def _signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         lengths = [len(tokens) for tokens in self.model.encode(documents)]
         found: dict[int, DocumentSignals] = {}
+        asks = any(method.needs_continuations for method in self.methods)
         for batch in self.model.batches(lengths, self.token_budget):
-            predictions = self.model.predictions([documents[i] for i in batch])
+            read = [documents[i] for i in batch]
+            predictions = self.model.predictions(read, continuations=asks)
             for index, prediction in zip(batch, predictions, strict=True):
                 found[index] = self._document_signals(documents[index], prediction)
         return [found[index] for index in range(len(documents))]

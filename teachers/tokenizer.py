@@ -67,6 +67,8 @@ class Tokenizer:
         self.chat = ChatTemplate(fast, template)
         self.max_tokens: int | None = None
         """Longest document that its model reads; None is not known."""
+        self.hidden_size: int | None = None
+        """Width of its model's hidden states; None is not known."""
         check_probe(self)
 
     @classmethod

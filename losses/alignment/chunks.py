@@ -131,3 +131,13 @@ def group_chunks(
     """
     last = live & (closes | ~np.append(live[1:], False))
     return np.where(live, np.cumsum(last) - last, -1)
+
+
+def first_tokens(chunk: Int64[np.ndarray, "token"]) -> Int64[np.ndarray, "chunk"]:
+    """Index of each chunk's first token, of one side's chunk of each token.
+
+    >>> first_tokens(np.array([-1, 0, 0, -1, 1])).tolist()
+    [1, 4]
+    """
+    inside = np.flatnonzero(chunk >= 0)
+    return inside[np.diff(chunk[inside], prepend=-1) > 0]

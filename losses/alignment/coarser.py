@@ -12,6 +12,8 @@ from losses.alignment.tokens import Tokens, byte_starts
 from losses.alignment.vocabulary import Vocabulary
 
 SPACE = ord(" ")
+CONTINUATION = (0x80, 0xBF)
+"""Bytes from the first to the last of these carry a character of UTF-8 on."""
 
 
 def space_chunks(alignment: Alignment, student: Tokens, vocabulary: Vocabulary) -> Alignment:
@@ -37,6 +39,27 @@ def space_chunks(alignment: Alignment, student: Tokens, vocabulary: Vocabulary) 
     first = _first(alignment.student_chunk)[1:]
     follows = np.append(_first_bytes(student, vocabulary)[first] == SPACE, True)
     return _join_text(alignment, student, vocabulary, follows)
+
+
+def character_chunks(alignment: Alignment, student: Tokens, vocabulary: Vocabulary) -> Alignment:
+    """Join chunks until a character of UTF-8 ends: each chunk is a text.
+
+    Args:
+        alignment: the finest chunks.
+        student: the student's tokens, which also tell what the document's bytes are.
+        vocabulary: the student's.
+
+    >>> from losses.alignment.chunks import align
+    >>> pieces = Vocabulary(("é".encode()[:1], "é".encode()[1:], b"a"))
+    >>> tokens = Tokens(np.array([2, 0, 1]), np.array([1, 2, 3]))
+    >>> fine = align(tokens.byte_ends, tokens.byte_ends)
+    >>> character_chunks(fine, tokens, pieces).student_chunk.tolist()
+    [0, 1, 1]
+    """
+    first = _first(alignment.student_chunk)[1:]
+    following = _first_bytes(student, vocabulary)[first]
+    begins = (following < CONTINUATION[0]) | (following > CONTINUATION[1])
+    return _join_text(alignment, student, vocabulary, np.append(begins, True))
 
 
 def unbiased_chunks(

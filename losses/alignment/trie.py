@@ -74,7 +74,7 @@ class Trie:
         """
         node = np.array([ROOT])
         for byte in prefix:
-            node, found = self._child(node, np.array([byte], dtype=np.uint8))
+            node, found = self.child(node, np.array([byte], dtype=np.uint8))
             if not found[0]:
                 return self.ids[:0]
         return self.ids[self.first[node[0]] : self.last[node[0]]]
@@ -101,7 +101,7 @@ class Trie:
         while len(walking):
             inside = starts[walking] + depth < ends[walking]
             walking, node = walking[inside], node[inside]
-            node, found = self._child(node, flat[starts[walking] + depth])
+            node, found = self.child(node, flat[starts[walking] + depth])
             walking, node, depth = walking[found], node[found], depth + 1
             fits = self.whole[node] > 0
             ids[walking[fits]] = self.ids[self.first[node[fits]]]
@@ -127,7 +127,7 @@ class Trie:
             starts = np.where(width > 0, starts + width, ends)
         return pieces
 
-    def _child(
+    def child(
         self, node: Int64[np.ndarray, "walker"], byte: UInt8[np.ndarray, "walker"]
     ) -> tuple[Int64[np.ndarray, "walker"], Bool[np.ndarray, "walker"]]:
         """The nodes one byte further down, and whether there are such nodes."""

@@ -93,6 +93,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.token_bytes)
 
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
     def kind_of(self, token_id: int) -> TokenKind:
         """Whether an id is text, added text, special or unused.
 

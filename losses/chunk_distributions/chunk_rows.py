@@ -3,6 +3,7 @@
 Only live chunks count: every token of both sides is scored and has a row.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,9 +81,18 @@ class ChunkRows:
 
 
 def chunk_rows(
-    tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: TopProbabilities
+    tokens: Tokens,
+    scored: Bool[np.ndarray, "token"],
+    signal: TopProbabilities,
+    join: Callable[[Alignment], Alignment] | None = None,
 ) -> ChunkRows:
     """The finest common chunks of which every token is scored on both sides.
+
+    Args:
+        tokens: the student's.
+        scored: the student's tokens that count.
+        signal: the teacher's rows.
+        join: makes coarser chunks of the finest ones.
 
     Raises:
         ValueError: the two sides end at different bytes.
@@ -94,8 +104,9 @@ def chunk_rows(
             "expected the same document on both sides"
         )
     finest = align(tokens.byte_ends, signal.byte_ends)
-    live = live_chunks(finest, scored, np.isfinite(signal.logprob))
-    return _rows(merge_chunks(finest, group_chunks(live, np.ones_like(live))))
+    chunks = finest if join is None else join(finest)
+    live = live_chunks(chunks, scored, np.isfinite(signal.logprob))
+    return _rows(merge_chunks(chunks, group_chunks(live, np.ones_like(live))))
 
 
 def position_rows(scored: Bool[np.ndarray, "token"], signal: TopProbabilities) -> ChunkRows:

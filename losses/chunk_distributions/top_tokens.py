@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from losses.divergence import row_blocks
-from losses.prediction import Prediction, gather
+from losses.prediction import Prediction, RowFunction, gather
 from losses.signals import TopProbabilities, TopTokens, pack
 
 Precision: TypeAlias = Literal["float16", "bfloat16", "float32"]
@@ -33,6 +33,31 @@ def top_tokens(
         after: read the row that follows each scored token in place of the row that predicts it
             (GOLD's "observed" merging); ``logprob`` is then that of the same token once more.
     """
+    signal, _ = top_tokens_and(
+        teacher, k, _nothing, temperature=temperature, precision=precision, after=after
+    )
+    return signal
+
+
+def top_tokens_and(
+    teacher: Prediction,
+    k: int,
+    beside: RowFunction,
+    *,
+    temperature: float,
+    precision: Precision,
+    after: bool = False,
+) -> tuple[TopTokens, Float[Tensor, "row more"]]:
+    """The same signal, and what ``beside`` makes of each row, in one pass.
+
+    Args:
+        teacher: the model's prediction of the document.
+        k: see ``top_tokens``, as all others.
+        beside: a few rows of log-probabilities (nats) to some numbers a row.
+        temperature: see there.
+        precision: see there.
+        after: see there.
+    """
     scored = teacher.scored_positions
     own_ids = torch.from_numpy(teacher.tokens.ids).to(teacher.device)[scored]
     k = max(0, min(k, teacher.head.num_valid - 1))
@@ -41,14 +66,14 @@ def top_tokens(
         table = tempered(logprobs, temperature)
         blocks = row_blocks(table)
         cut = zip(blocks, ids.split([len(rows) for rows in blocks]), strict=True)
-        return torch.cat([_listed(rows, own, k) for rows, own in cut])
+        return torch.cat([torch.cat([_listed(r, own, k), beside(r)], -1) for r, own in cut])
 
     with torch.no_grad():
         listed = teacher.map_rows(read, scored if after else scored - 1, own_ids)
-    own, tail, others, ids = listed.split([1, 1, k, k], dim=-1)
+    own, tail, others, ids, more = listed.split([1, 1, k, k, listed.shape[-1] - 2 - 2 * k], dim=-1)
     logprob = np.full(len(teacher.tokens), np.nan, dtype=np.float32)
     logprob[pack(scored)] = pack(own.squeeze(-1).float())
-    return TopTokens(
+    signal = TopTokens(
         byte_ends=teacher.tokens.byte_ends.astype(np.int32),
         logprob=logprob,
         others=pack(others.to(getattr(torch, precision))),
@@ -56,6 +81,7 @@ def top_tokens(
         realised=pack(own_ids.to(torch.int32)),
         ids=pack(ids.to(torch.int32)),
     )
+    return signal, more
 
 
 def without_ids(signal: TopTokens) -> TopProbabilities:
@@ -89,6 +115,10 @@ def largest(table: Float[Tensor, "row vocab"], k: int) -> Int64[Tensor, "row k"]
     if not first:
         return torch.arange(k).expand(len(table), k)
     return torch.from_numpy(np.argpartition(values, first, axis=-1)[:, first:])
+
+
+def _nothing(logprobs: Float[Tensor, "row vocab"]) -> Float[Tensor, "row 0"]:
+    return logprobs[:, :0]
 
 
 def _listed(

@@ -151,7 +151,7 @@ class Alm(Method):
         likelihoods = expect(signal, TokenLikelihoods)
         chunks = self._live(student.tokens, pack(student.scored), likelihoods, pair)
         logprobs = self._of_student(student, chunks, pair.student)
-        teacher = torch.from_numpy(self._of_teacher(chunks, likelihoods)).to(logprobs)
+        teacher = torch.from_numpy(self.of_teacher(chunks, likelihoods)).to(logprobs)
         values = self._divergence(teacher, logprobs)
         total = (values * torch.from_numpy(self._weights(chunks)).to(logprobs)).sum()
         return LossTerm(total=total, units=chunks.num_chunks)
@@ -169,14 +169,19 @@ class Alm(Method):
         pair: Pair,
     ) -> Alignment:
         """The chunks that count, joined where the teacher sees no border."""
-        _refuse_other_document(tokens, teacher)
+        refuse_other_document(tokens, teacher)
         chunks = self._chunks(tokens, teacher, pair.student)
         live = live_chunks(chunks, scored, np.isfinite(teacher.logprob))
-        closes = np.ones(chunks.num_chunks, dtype=bool)
-        if self.merge_threshold is not None:
-            log_threshold = math.log(self.merge_threshold) if self.merge_threshold else -math.inf
-            closes = teacher.border_logprob[chunks.teacher_last] > log_threshold
+        closes = self.closes(teacher.border_logprob[chunks.teacher_last])
         return merge_chunks(chunks, group_chunks(live, closes))
+
+    def closes(self, border_logprob: Float[np.ndarray, "chunk"]) -> Bool[np.ndarray, "chunk"]:
+        """Whether a chunk with this log-probability (nats) of a border after it may end there."""
+        if self.merge_threshold is None:
+            return np.ones(len(border_logprob), dtype=bool)
+        log_threshold = math.log(self.merge_threshold) if self.merge_threshold else -math.inf
+        closes: Bool[np.ndarray, "chunk"] = border_logprob > log_threshold
+        return closes
 
     def _chunks(
         self, tokens: Tokens, teacher: TokenLikelihoods, vocabulary: Vocabulary
@@ -191,9 +196,10 @@ class Alm(Method):
             return unbiased_chunks(finest, tokens, vocabulary, ids, bias, threshold)
         return finest
 
-    def _of_teacher(
+    def of_teacher(
         self, chunks: Alignment, teacher: TokenLikelihoods
     ) -> Float64[np.ndarray, "chunk"]:
+        """Each chunk's log-probability (nats), with a border after it if that is asked for."""
         inside = chunks.teacher_chunk >= 0
         logprobs = np.zeros(chunks.num_chunks)
         np.add.at(logprobs, chunks.teacher_chunk[inside], teacher.logprob[inside])
@@ -235,7 +241,8 @@ class Alm(Method):
         return np.asarray(ends, dtype=np.int64)
 
 
-def _refuse_other_document(tokens: Tokens, teacher: TokenLikelihoods) -> None:
+def refuse_other_document(tokens: Tokens, teacher: TokenLikelihoods) -> None:
+    """Raise ValueError if the two sides end at different bytes."""
     ours, theirs = (int(ends.max(initial=0)) for ends in (tokens.byte_ends, teacher.byte_ends))
     if ours != theirs:
         raise ValueError(

@@ -41,6 +41,11 @@ from losses.document import Document
 from losses.prediction import Prediction
 from losses.signals import Signal, TopTokens, expect, pack
 
+NOTHING_MATCHED = (
+    "method gold: the student's and the teacher's vocabulary share no token of the same bytes, so "
+    "nothing is matched; use alm, p_kl or uld, which need none"
+)
+
 
 @dataclass(frozen=True, config=OPTIONS)
 class Gold(Method):
@@ -86,6 +91,11 @@ class Gold(Method):
     def tells_likelihoods(self) -> bool:
         return self.merge != "observed"
 
+    def check(self, pair: Pair) -> None:
+        contents = pair.student.token_bytes
+        if not any(content and pair.teacher.ids_of(content) for content in contents):
+            raise ValueError(NOTHING_MATCHED)
+
     def signal(self, teacher: Prediction, document: Document) -> TopTokens:
         return top_tokens(
             teacher,
@@ -102,10 +112,7 @@ class Gold(Method):
         rows = chunk_rows(student.tokens, pack(student.scored), top)
         matched = matched_of(present(pair.projection, "gold"), student.device, "strict")
         if not len(matched.teachers):
-            raise ValueError(
-                "method gold: the two vocabularies share no token, so nothing is matched; use "
-                "uld or alm"
-            )
+            raise ValueError(NOTHING_MATCHED)
         both = (matched.share, 1 - matched.share)
         if self.matched_weight is not None and self.unmatched_weight is not None:
             both = (self.matched_weight, self.unmatched_weight)

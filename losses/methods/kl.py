@@ -6,8 +6,7 @@ exact distributions row chunk by row chunk, so no table of the vocabulary crosse
 Source: Hinton et al. 2015, arXiv:1503.02531; each divergence's own paper is named at its function.
 """
 
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,29 +15,19 @@ from pydantic import Field, PositiveFloat, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from losses import divergence
 from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair, refuse_unused
+from losses.divergence import Name, named
 from losses.document import Document
 from losses.prediction import Head, Prediction
-from losses.signals import HiddenStates, Signal, expect, pack, unpack
+from losses.signals import HiddenStates, IdentifiedStates, Signal, expect, pack, unpack
 
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    "forward": divergence.forward,
-    "reverse": divergence.reverse,
-    "skewed_forward": divergence.skewed_forward,
-    "skewed_reverse": divergence.skewed_reverse,
-    "js": divergence.js,
-    "adaptive": divergence.adaptive,
-    "tvd": divergence.total_variation,
-}
 _PARAMETERS = {
     "skewed_forward": "skew",
     "skewed_reverse": "skew",
     "js": "beta",
     "adaptive": "alpha",
 }
-_DEFAULTS = {"skew": 0.1, "beta": 0.5, "alpha": 0.5}
 
 
 @dataclass(frozen=True, config=OPTIONS)
@@ -59,12 +48,10 @@ class Kl(Method):
     """
 
     unit: ClassVar[str] = "tokens"
-    bytes_per_token: ClassVar[str] = "4 × hidden size + 8; 2 × in bfloat16"
+    bytes_per_token: ClassVar[str] = "4 × hidden size + 12; 2 × in bfloat16"
     needs_teacher_head: ClassVar[bool] = True
 
-    divergence: Literal[
-        "forward", "reverse", "skewed_forward", "skewed_reverse", "js", "adaptive", "tvd"
-    ] = "forward"
+    divergence: Name = "forward"
     temperature: PositiveFloat = 1.0
     times_temperature_squared: bool = False
     beta: float | None = Field(default=None, ge=0, le=1)
@@ -94,12 +81,13 @@ class Kl(Method):
                 "same bytes"
             )
 
-    def signal(self, teacher: Prediction, document: Document) -> HiddenStates:
+    def signal(self, teacher: Prediction, document: Document) -> IdentifiedStates:
         positions = teacher.scored_positions - 1
-        return HiddenStates(
+        return IdentifiedStates(
             byte_ends=teacher.tokens.byte_ends.astype(np.int32),
             positions=pack(positions.to(torch.int32)),
             hidden=pack(teacher.hidden[positions]),
+            ids=teacher.tokens.ids.astype(np.int32),
         )
 
     def loss(
@@ -113,17 +101,27 @@ class Kl(Method):
         ) -> Float[Tensor, "row"]:
             with torch.no_grad():
                 teacher = torch.log_softmax(head.logits(hidden) / self.temperature, dim=-1)
-            return self._divergence(teacher, self._tempered(logprobs))
+            return self.compare(teacher, logprobs)
 
         hidden = unpack(states.hidden).to(student.device)
         total = student.map_rows(rows, student.scored_positions - 1, hidden).sum()
-        factor = self.temperature**2 if self.times_temperature_squared else 1.0
-        return LossTerm(total=factor * total, units=len(hidden))
+        return LossTerm(total=self.factor * total, units=len(hidden))
 
     def num_units(
         self, tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: Signal, pair: Pair
     ) -> int:
         return int(scored.sum())
+
+    @property
+    def factor(self) -> float:
+        """What the summed divergence is multiplied by."""
+        return self.temperature**2 if self.times_temperature_squared else 1.0
+
+    def compare(
+        self, teacher: Float[Tensor, "row vocab"], logprobs: Float[Tensor, "row vocab"]
+    ) -> Float[Tensor, "row"]:
+        """The divergence of rows (nats): the teacher's tempered already, the student's not."""
+        return self._divergence(teacher, self._tempered(logprobs))
 
     def _tempered(self, logprobs: Float[Tensor, "row vocab"]) -> Float[Tensor, "row vocab"]:
         if self.temperature == 1:
@@ -133,11 +131,9 @@ class Kl(Method):
     def _divergence(
         self, teacher: Float[Tensor, "row vocab"], student: Float[Tensor, "row vocab"]
     ) -> Float[Tensor, "row"]:
-        function = _FUNCTIONS[self.divergence]
-        if (name := _PARAMETERS.get(self.divergence)) is None:
-            return function(teacher, student)
-        value = getattr(self, name)
-        return function(teacher, student, _DEFAULTS[name] if value is None else value)
+        name = _PARAMETERS.get(self.divergence)
+        parameter = None if name is None else getattr(self, name)
+        return named(self.divergence, parameter)(teacher, student)
 
 
 def _present(head: Head | None) -> Head:

@@ -91,6 +91,10 @@ class PKl(Method):
         return self.chunk == "chain"
 
     @property
+    def trains_modules(self) -> bool:
+        return self.learnable_w
+
+    @property
     def modules_learning_rate(self) -> float | None:
         return (self.w_learning_rate or LEARNING_RATE_OF_W) if self.learnable_w else None
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from losses.mixture.observing import Dynamic, GradMag
-from losses.mixture.schedule import Schedule
+from losses.mixture.schedule import Schedule, Total
 from losses.mixture.scheme import Constant, Scheme
 from losses.mixture.shares import Confidence, Select, TeacherCe, TeacherEntropy
 from losses.mixture.teacher_score import Absent, Metric, TeacherScore
@@ -40,4 +40,5 @@ __all__ = [
     "TeacherCe",
     "TeacherEntropy",
     "TeacherScore",
+    "Total",
 ]

@@ -1,6 +1,8 @@
 """A weight as a function of the step."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import Literal
 
@@ -52,3 +54,33 @@ class Schedule:
     def times(self, factor: float) -> "Schedule":
         """The same course, this many times as high."""
         return replace(self, start=self.start * factor, end=self.end * factor)
+
+
+@plain_dataclass(frozen=True)
+class Total:
+    """The sum of several weights, some of which change with the step."""
+
+    parts: tuple[float | Schedule, ...]
+
+    def at(self, step: int) -> float:
+        """The sum at a step, the first step being 0."""
+        return math.fsum(weight_at(part, step) for part in self.parts)
+
+
+def weight_at(weight: float | Schedule | Total, step: int) -> float:
+    """A weight at a step, the first step being 0.
+
+    >>> weight_at(2.0, 7)
+    2.0
+    """
+    return weight if isinstance(weight, float | int) else weight.at(step)
+
+
+def total_of(weights: Sequence[float | Schedule]) -> float | Total:
+    """The sum of weights: a number if none of them changes.
+
+    >>> total_of([1.0, 0.5])
+    1.5
+    """
+    numbers = [weight for weight in weights if not isinstance(weight, Schedule)]
+    return math.fsum(numbers) if len(numbers) == len(weights) else Total(tuple(weights))

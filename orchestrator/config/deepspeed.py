@@ -71,6 +71,15 @@ ZERO_KEYS = (
 ZERO_STAGES = (0, 1, 2, 3)
 
 
+def zero_stage(options: Mapping[str, Any]) -> int:
+    """The stage of ZeRO in options that were checked.
+
+    >>> zero_stage({"zero_optimization": {"stage": 3}}), zero_stage({})
+    (3, 0)
+    """
+    return int(options.get("zero_optimization", {}).get("stage", 0))
+
+
 def check_deepspeed(options: dict[str, Any]) -> dict[str, Any]:
     """Refuse keys that DeepSpeed does not know, at the top and in ``zero_optimization``.
 

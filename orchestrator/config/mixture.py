@@ -16,11 +16,13 @@ from pydantic import (
 )
 
 from losses.mixture import SCHEMES, Schedule, Scheme
+from losses.mixture.targets import Mean
+from orchestrator.config.deepspeed import zero_stage
 from orchestrator.config.messages import as_written, unknown
 from orchestrator.config.options import build
 from orchestrator.config.problems import Location, Problem, Problems
 from orchestrator.config.schema import fields_of
-from orchestrator.config.section import Expected, Items, Section, not_in_this_release
+from orchestrator.config.section import Expected, Items, Section
 
 SCHEME_RULE = f"{', '.join(SCHEMES)}, or a mapping with name and options"
 
@@ -136,8 +138,12 @@ class RoutingConfig(Section):
 class MixtureConfig(Section):
     """How the losses of all teachers and cross-entropy become one number."""
 
-    combine: Annotated[Literal["losses"], not_in_this_release("targets", only="losses")] = "losses"
-    """losses: the weighted sum of every loss."""
+    combine: Literal["losses", "targets"] = "losses"
+    """losses: the weighted sum of every loss; targets: the mean of the teachers' targets first,
+    then one loss, where all teachers feed bld, alm or kl."""
+    mean: Mean | None = None
+    """Of combined targets: arithmetic, of probabilities, or geometric, of log-probabilities; null
+    is arithmetic."""
     ce_weight: float = Field(1.0, ge=0)
     """Factor of cross-entropy on the text itself; 0 trains on the teachers alone."""
     weights: WeightScheme = Field("constant", validate_default=True)
@@ -148,15 +154,18 @@ class MixtureConfig(Section):
     normalize: Literal["bytes", "units"] = "bytes"
     """Divide by the scored bytes of the global batch, or by each loss's own units in it."""
 
+    @property
+    def ensemble(self) -> Mean | None:
+        """The mean of combined targets; None if losses are combined."""
+        return (self.mean or "arithmetic") if self.combine == "targets" else None
+
 
 def mixture_problems(
     mixture: MixtureConfig, teachers: Sequence[str], deepspeed: Mapping[str, Any]
 ) -> Iterator[Problem]:
     """What the mixture needs of the other parts of the run file."""
     yield from _scheme_problems(mixture, len(teachers))
-    zero = deepspeed.get("zero_optimization")
-    stage = zero.get("stage") if isinstance(zero, dict) else None
-    if mixture.weights.observes == "norms" and stage == 3:
+    if mixture.weights.observes == "norms" and zero_stage(deepspeed) == 3:
         yield Problem(
             ("mixture", "weights"),
             f'"{scheme_name(mixture.weights)}" takes a gradient for each term, which ZeRO-3 does '

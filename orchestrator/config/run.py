@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from orchestrator.config.checks import ChecksConfig
-from orchestrator.config.deepspeed import OWNED_KEYS, check_deepspeed, read_deepspeed
+from orchestrator.config.deepspeed import OWNED_KEYS, check_deepspeed, read_deepspeed, zero_stage
 from orchestrator.config.mixture import MixtureConfig, mixture_problems
 from orchestrator.config.problems import Problem, raise_if_any
 from orchestrator.config.section import (
@@ -27,8 +27,10 @@ from orchestrator.config.section import (
     refuse_non_finite,
 )
 from orchestrator.config.student import StudentConfig
+from orchestrator.config.targets import targets_problems
 from orchestrator.config.teacher import TeacherConfig, repeated_names
 from orchestrator.config.training import CompareConfig, DataConfig, TrainConfig
+from orchestrator.config.whole_modules import whole_modules_problems
 
 DeepSpeedOptions = Annotated[
     dict[str, Any],
@@ -80,7 +82,9 @@ class RunConfig(Section):
         problems = [*_batches(self), *_losses(self), *_steps(self.train), *_overlap(self.data)]
         names = [teacher.name for teacher in self.teachers]
         mixture = mixture_problems(self.mixture, names, self.deepspeed)
-        raise_if_any([*problems, *mixture, *_best(self), *_shares(self)])
+        targets = targets_problems(self.mixture, self.teachers)
+        modules = whole_modules_problems(self.mixture, self.teachers, self.deepspeed)
+        raise_if_any([*problems, *mixture, *targets, *modules, *_best(self), *_shares(self)])
         return self
 
 
@@ -131,8 +135,7 @@ def _steps(train: TrainConfig) -> Iterator[Problem]:
 
 
 def _shares(config: RunConfig) -> Iterator[Problem]:
-    zero = config.deepspeed.get("zero_optimization")
-    train, stage = config.train, zero.get("stage") if isinstance(zero, dict) else None
+    train, stage = config.train, zero_stage(config.deepspeed)
     passes = train.global_batch // config.student.num_ranks // max(1, config.micro_batch)
     if stage == 3 and train.gradient_share_steps and passes > 2:
         yield Problem(

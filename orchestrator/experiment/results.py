@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from orchestrator.config import ExperimentConfig, RunConfig
+from orchestrator.config.teacher import TeacherConfig
 from orchestrator.errors import ConfigError
 from orchestrator.experiment.plan import Trial
 from orchestrator.experiment.statistics import Difference, Mean, difference, mean_of
@@ -163,13 +164,20 @@ def _default_pairs(
 def is_part(part: RunConfig, whole: RunConfig) -> bool:
     """True if an arm has some but not all teachers of another, in the same way beside CE.
 
-    Schemes of weights may differ: most of them need two teachers.
+    Schemes of weights may differ: most of them need two teachers. Where targets are combined, a
+    teacher's weight is its share of them, so there it may differ as well.
     """
-    ours = {teacher.name: teacher for teacher in part.teachers}
-    theirs = {teacher.name: teacher for teacher in whole.teachers}
+    combined = whole.mixture.ensemble is not None
+    ours = {t.name: _unweighted(t) if combined else t for t in part.teachers}
+    theirs = {t.name: _unweighted(t) if combined else t for t in whole.teachers}
     return (
         0 < len(ours) < len(theirs)
         and all(theirs.get(name) == teacher for name, teacher in ours.items())
         and part.mixture.ce_weight == whole.mixture.ce_weight
         and part.mixture.normalize == whole.mixture.normalize
     )
+
+
+def _unweighted(teacher: TeacherConfig) -> TeacherConfig:
+    methods = tuple(entry.model_copy(update={"weight": 1.0}) for entry in teacher.methods)
+    return teacher.model_copy(update={"weight": 1.0, "methods": methods})

@@ -42,7 +42,7 @@ class Course:
         """
         trials = plan(experiment)
         config = with_all_teachers(trials)
-        setup = set_up(config)
+        setup = set_up(config, check=False)
         one_each = {trial.arm: trial for trial in trials}
         arms = {name: _arm_setup(trial, setup) for name, trial in one_each.items()}
         return cls(experiment, trials, config, setup, arms)

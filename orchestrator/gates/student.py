@@ -50,7 +50,11 @@ class Read:
 
 
 def check(
-    module: DistillModule, examples: Sequence[Example], micro_batch: int, gates: Gates
+    module: DistillModule,
+    examples: Sequence[Example],
+    micro_batch: int,
+    gates: Gates,
+    said: Sequence[Example] | None = None,
 ) -> list[Verdict]:
     """Run the gates that are on.
 
@@ -59,12 +63,14 @@ def check(
         examples: a few documents with their teachers' signals.
         micro_batch: documents in one forward pass of training; here at least two.
         gates: which ones, and their limits.
+        said: the same documents with each teacher's signals as they arrived; the examples' own
+            if nothing was done to these.
     """
-    verdicts = []
+    verdicts, told = [], examples if said is None else said
     if gates.min_coverage is not None:
-        verdicts += coverage(module.terms, examples, gates.min_coverage)
+        verdicts += coverage(module.members, told, gates.min_coverage)
     if gates.likelihood:
-        verdicts += likelihood(module.terms, examples)
+        verdicts += likelihood(module.members, told)
     on = gates.identity or gates.chunked or gates.order
     if not on or not all(verdict.passed for verdict in verdicts):
         return verdicts  # the other gates would only repeat the complaint
@@ -108,7 +114,10 @@ def _own_loss(student: LanguageModel, one: Read, term: Term, modules: nn.Module)
     if term.method.needs_projection:
         pair = replace(pair, projection=identity_projection(len(own)))
         modules = term.method.modules(pair).to(student.device)  # W's own weights fit only W
-    signal = term.method.signal(one.prediction(student), one.example.document)
+    prediction, tokens = one.prediction(student), one.example.tokens
+    scored = tokens.scored(one.example.document.scored)
+    signal = term.method.signal(prediction, one.example.document)
+    signal = term.method.ahead(tokens, scored, signal, pair)
     loss = term.method.loss(one.prediction(student), signal, pair, modules)
     return Measured(one.name, float(one.per_byte(loss.total)))
 
@@ -154,9 +163,9 @@ def _verdicts(
 
 
 def _head_formats(term: Term | None) -> set[torch.dtype]:
-    """Number formats of the teacher's head that the term computes with, if any."""
-    head = term.pair.teacher_head if term else None
-    return {p.dtype for p in head.linear.parameters()} if head else set()
+    """Number formats of the teachers' heads that the term computes with, if any."""
+    heads = [member.pair.teacher_head for member in term.members] if term else []
+    return {p.dtype for head in heads if head for p in head.linear.parameters()}
 
 
 @contextmanager

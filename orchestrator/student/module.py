@@ -38,6 +38,15 @@ class Term:
         """``teacher/method``, as in the metrics."""
         return f"{self.teacher}/{self.method_name}"
 
+    @property
+    def members(self) -> "tuple[Term, ...]":
+        """The terms of single teachers that it stands for: itself, or those of an ensemble."""
+        return (self,)
+
+    def attach(self, teacher: str, head: Head) -> "Term":
+        """The same term with a teacher's head, if it is this term's and the method reads it."""
+        return self.with_head(head) if self.teacher == teacher else self
+
     def with_head(self, head: Head) -> "Term":
         """The same term with the teacher's head in its pair, if the method reads it."""
         if not self.method.needs_teacher_head:
@@ -77,15 +86,21 @@ class DistillModule(nn.Module):
         self.model = student.model
         self.student = student
         self.terms = tuple(terms)
-        self.method_modules = nn.ModuleList(t.method.modules(t.pair) for t in self.terms)
+        pairs = [replace(term.pair, student_head=student.head) for term in self.terms]
+        self.method_modules = nn.ModuleList(
+            term.method.modules(pair) for term, pair in zip(self.terms, pairs, strict=True)
+        )
         self.method_modules.to(student.device)
         self._with_borrowed = tuple(_with_borrowed(self.terms, self.method_modules))
 
     def attach_head(self, teacher: str, head: Head) -> None:
         """Give a teacher's rebuilt head to those of its terms that read it."""
-        self.terms = tuple(
-            term.with_head(head) if term.teacher == teacher else term for term in self.terms
-        )
+        self.terms = tuple(term.attach(teacher, head) for term in self.terms)
+
+    @property
+    def members(self) -> tuple[Term, ...]:
+        """The terms of single teachers, in the order in which their signals arrive."""
+        return tuple(member for term in self.terms for member in term.members)
 
     def forward(
         self, examples: Sequence[Example], probe: Probe | None = None

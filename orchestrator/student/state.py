@@ -48,6 +48,22 @@ def save_state(engine: StudentEngine, step: int, folder: Path, rank: int) -> Non
     save_random_state(folder / f"random-{rank}.safetensors")
 
 
+def save_exported_modules(engine: StudentEngine, folder: Path, rank: int) -> None:
+    """Write ``method_modules.safetensors`` if a method exports what it trained; all ranks call.
+
+    Names in it are ``teacher/method/parameter``.
+    """
+    module, found = engine.module, {}
+    for number, term in enumerate(module.terms):
+        if not term.method.exports_modules:
+            continue
+        for name, _ in module.method_modules[number].named_parameters():
+            value = engine.state.read("weights", f"method_modules.{number}.{name}")
+            found[f"{term.name}/{name}"] = value.to("cpu", copy=True).contiguous()
+    if found and rank == 0:
+        save_file(found, folder / "method_modules.safetensors")
+
+
 def load_weights_into(module: DistillModule, folder: Path) -> None:
     """Set the module's weights and buffers; call before an engine wraps it.
 

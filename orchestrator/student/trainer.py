@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from losses.alignment.tokens import Tokens
 from losses.document import Document
-from losses.mixture import Absent, TeacherScore
+from losses.mixture import Absent
 from losses.mixture.scheme import Weights
 from orchestrator.errors import TrainingDiverged
 from orchestrator.gates.student import check
 from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.student.engine import StudentEngine, Update
+from orchestrator.student.examples import ahead, combined, example_of
 from orchestrator.student.gradients import LastLayer, shares_of
 from orchestrator.student.mixing import Mixing, factors_of, share_out
 from orchestrator.student.module import Example
@@ -113,8 +113,9 @@ class StudentTrainer:
         self, documents: Sequence[Document], signals: Sequence[DocumentSignals], gates: Gates
     ) -> list[Verdict]:
         """What must hold before the first step; every rank reads the same documents."""
-        examples = self._examples(documents, signals)
-        return check(self.engine.module, examples, self.micro_batch, gates)
+        said = self._said(documents, signals)
+        examples = [self._ready(example) for example in said]
+        return check(self.engine.module, examples, self.micro_batch, gates, said)
 
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """The student's own score of each document."""
@@ -133,11 +134,20 @@ class StudentTrainer:
     def _examples(
         self, documents: Sequence[Document], signals: Sequence[DocumentSignals]
     ) -> list[Example]:
-        """Longest first, so that micro-batches hold sequences of like length."""
+        """What the module reads."""
+        return [self._ready(example) for example in self._said(documents, signals)]
+
+    def _said(
+        self, documents: Sequence[Document], signals: Sequence[DocumentSignals]
+    ) -> list[Example]:
+        """What the teachers say; longest first: micro-batches hold sequences of like length."""
         tokens = self.engine.module.student.encode(documents)
         rows = zip(documents, tokens, signals, strict=True)
-        examples = [_example(document, view, row) for document, view, row in rows]
-        return sorted(examples, key=lambda example: -len(example.tokens))
+        return sorted((example_of(*row) for row in rows), key=lambda e: -len(e.tokens))
+
+    def _ready(self, example: Example) -> Example:
+        terms, scheme = self.engine.module.terms, self.objective.scheme
+        return ahead(combined(example, terms, scheme, self.mixing.step), terms)
 
     def _micro_batches(self, examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
         for start in range(0, len(examples), self.micro_batch):
@@ -268,13 +278,6 @@ class StudentTrainer:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def _example(document: Document, tokens: Tokens, row: DocumentSignals) -> Example:
-    """The teachers' scores parted from their methods' signals."""
-    scores = tuple(entry for entry in row if isinstance(entry, TeacherScore))
-    signals = tuple(entry for entry in row if not isinstance(entry, TeacherScore))
-    return Example(document, tokens, signals, scores)
 
 
 def _not_finite(

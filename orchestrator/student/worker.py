@@ -18,10 +18,12 @@ from losses.alignment.vocabulary import Vocabulary
 from losses.base import Method, Pair
 from losses.document import Document
 from losses.mixture import Schedule
+from losses.mixture.targets import Mean
 from orchestrator.errors import WorkerLost
 from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.student.deepspeed import DeepSpeedEngine, prepare_environment, zero_optimization
 from orchestrator.student.engine import EngineOptions
+from orchestrator.student.ensemble import ENSEMBLE, EnsembleTerm
 from orchestrator.student.layers import keep_layers, kept_layers
 from orchestrator.student.mixing import Mixing
 from orchestrator.student.module import DistillModule, Term
@@ -30,11 +32,13 @@ from orchestrator.student.state import (
     load_weights_into,
     restore,
     restore_random_state,
+    save_exported_modules,
     sizes,
 )
 from orchestrator.student.trainer import StepReport, StudentTrainer
 from teachers.backends.transformers import LanguageModel, load_weights
 from teachers.evaluation import DocumentScore
+from teachers.inside import encode_inside
 from teachers.source import ModelSource
 from teachers.teacher import DocumentSignals, HeadWeights
 from teachers.tokenizer import Tokenizer
@@ -52,6 +56,8 @@ class TermSpec:
     """The teacher's."""
     projection: Projection | None = None
     """W, where the method reads it."""
+    width: int | None = None
+    """Width of the teacher's hidden states, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,19 @@ class StudentSpec:
     objective: Objective
     engine: EngineOptions
     terms: tuple[TermSpec, ...] = ()
+    ensemble: Mean | None = None
+    """How the terms' targets become one; None combines losses."""
     timeout_s: float = 600.0
     token_budget: int = 2048
     resume_from: Path | None = None
     """The state folder of the checkpoint to continue from; None starts from ``source``."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``ce`` and each ``teacher/method``, in the order of the objective's weights."""
+        if self.ensemble is not None and self.terms:
+            return ("ce", f"{ENSEMBLE}/{self.terms[0].method_name}")
+        return ("ce", *(f"{term.teacher}/{term.method_name}" for term in self.terms))
 
 
 class StudentWorker:
@@ -144,6 +159,7 @@ class StudentWorker:
             student = self.trainer.engine.module.student
             student.model.save_pretrained(folder, state_dict=weights)
             student.tokenizer.fast.save_pretrained(folder)
+        save_exported_modules(self.trainer.engine, folder, self.rank)
 
     def save_state(self, folder: Path, step: int) -> None:
         """Write what is needed to continue exactly; every rank takes part."""
@@ -182,8 +198,7 @@ def build_trainer(spec: StudentSpec, device: str) -> StudentTrainer:
         # The head gathers its weight at each call, so all ranks must call it equally often:
         # once a document, however long, and not again in the backward pass.
         student = replace(student, elements_in_memory=sys.maxsize)
-    terms = [_term(term, student.tokenizer.vocabulary) for term in spec.terms]
-    module = DistillModule(student, terms)
+    module = DistillModule(student, _terms(spec, student))
     if spec.resume_from is not None:
         load_weights_into(module, spec.resume_from)
     engine = DeepSpeedEngine(module, spec.engine)
@@ -207,7 +222,22 @@ def load_student(spec: StudentSpec, device: str) -> LanguageModel:
     return LanguageModel.wrap(model, tokenizer, packing=spec.source.packing)
 
 
-def _term(spec: TermSpec, student: Vocabulary) -> Term:
-    pair = Pair(student, spec.vocabulary, projection=spec.projection)
-    spec.method.check(pair)
+def _terms(spec: StudentSpec, student: LanguageModel) -> list[Term]:
+    terms = [_term(term, student) for term in spec.terms]
+    if terms and spec.ensemble is not None:
+        return [EnsembleTerm.of(terms, spec.ensemble)]
+    for term in terms:
+        term.method.check(term.pair)
+    return terms
+
+
+def _term(spec: TermSpec, student: LanguageModel) -> Term:
+    pair = Pair(
+        student.tokenizer.vocabulary,
+        spec.vocabulary,
+        projection=spec.projection,
+        encode_student=lambda texts: list(encode_inside(student.tokenizer, texts)),
+        student_width=student.model.config.get_text_config().hidden_size,
+        teacher_width=spec.width,
+    )
     return Term(spec.teacher, spec.method_name, spec.method, spec.weight, pair)

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from losses.alignment.tokens import Tokens
 from losses.document import Document
 from losses.prediction import ELEMENTS_IN_MEMORY, Head, Prediction
+from teachers.backends.continuations import continuations_of, shares_passes
 from teachers.backends.packing import check_packing, packed_hidden_states
 from teachers.batching import token_budget_batches
 from teachers.source import ModelSource
@@ -80,30 +82,59 @@ class LanguageModel:
                 )
         return tokens
 
-    def predictions(self, documents: Sequence[Document]) -> list[Prediction]:
-        """The model's predictions on a batch of documents (one padded forward pass)."""
+    def predictions(
+        self, documents: Sequence[Document], *, continuations: bool = False
+    ) -> list[Prediction]:
+        """The model's predictions on a batch of documents (one padded forward pass).
+
+        Args:
+            documents: the batch.
+            continuations: let each prediction ask the model what follows other tokens.
+        """
         tokens = self.encode(documents)
-        states = self.hidden_states(tokens)
-        return [
+        cache = self._new_cache() if continuations else None
+        states = self.hidden_states(tokens, cache)
+        found = [
             self.prediction(document, view, hidden)
             for document, view, hidden in zip(documents, tokens, states, strict=True)
         ]
+        if continuations:
+            for row, prediction in enumerate(found):
+                view = prediction.tokens
+                prediction.continuations = continuations_of(self.model, view, cache, row)
+        return found
 
     def batches(self, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
         """Which documents of these lengths share a forward pass: see ``token_budget_batches``."""
         return token_budget_batches(lengths, token_budget, packing=self.packing)
 
-    def hidden_states(self, batch: Sequence[Tokens]) -> list[Float[Tensor, "_ hidden"]]:
-        """Final-norm hidden states of each sequence, from one forward pass."""
-        read = packed_hidden_states if self.packing else hidden_states
-        return read(self.model.base_model, batch, self.device)
+    def hidden_states(
+        self, batch: Sequence[Tokens], cache: DynamicCache | None = None
+    ) -> list[Float[Tensor, "_ hidden"]]:
+        """Final-norm hidden states of each sequence, from one forward pass.
+
+        Args:
+            batch: the sequences.
+            cache: filled with their keys and values; not for packed sequences.
+        """
+        if self.packing:
+            return packed_hidden_states(self.model.base_model, batch, self.device)
+        return hidden_states(self.model.base_model, batch, self.device, cache)
+
+    def _new_cache(self) -> DynamicCache | None:
+        """A cache for a batch, if one can be used again after the batch."""
+        return DynamicCache() if self._shares_passes and not self.packing else None
+
+    @cached_property
+    def _shares_passes(self) -> bool:
+        return shares_passes(self.model)
 
     def prediction(
         self, document: Document, tokens: Tokens, hidden: Float[Tensor, "token hidden"]
     ) -> Prediction:
         """The prediction that these hidden states make about the document."""
         scored = torch.from_numpy(tokens.scored(document.scored))
-        return Prediction(
+        prediction = Prediction(
             tokens=tokens,
             hidden=hidden,
             head=self.head,
@@ -111,6 +142,8 @@ class LanguageModel:
             scored=scored.to(hidden.device),
             elements_in_memory=self.elements_in_memory,
         )
+        prediction.embed = self.model.get_input_embeddings()
+        return prediction
 
     @torch.no_grad()
     def _self_test(self) -> None:
@@ -164,16 +197,27 @@ def load_weights(source: ModelSource, device: str) -> PreTrainedModel:
 
 
 def hidden_states(
-    decoder: nn.Module, batch: Sequence[Tokens], device: torch.device
+    decoder: nn.Module,
+    batch: Sequence[Tokens],
+    device: torch.device,
+    cache: DynamicCache | None = None,
 ) -> list[Float[Tensor, "_ hidden"]]:
-    """Final-norm hidden states of each sequence (right-padded together, padding cut again)."""
+    """Final-norm hidden states of each sequence (right-padded together, padding cut again).
+
+    A cache, if there is one, is filled with their keys and values.
+    """
     longest = max(len(tokens) for tokens in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, tokens in enumerate(batch):
         ids[row, : len(tokens)] = torch.from_numpy(tokens.ids)
         mask[row, : len(tokens)] = 1
-    output = decoder(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    output = decoder(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
     states: Tensor = output.last_hidden_state
     return [states[row, : len(tokens)] for row, tokens in enumerate(batch)]
 

@@ -147,7 +147,7 @@ def test_signal_carries_the_states_of_predicting_rows(noise, dtype):
     signal = Kl().signal(teacher, DOCUMENT)
     assert signal.positions.tolist() == [0, 1, 3]
     assert signal.byte_ends.tolist() == [-1, 2, 4, 5, 7]
-    assert signal.num_bytes == 5 * 4 + 3 * 4 + 3 * 6 * dtype.itemsize
+    assert signal.num_bytes == 2 * 5 * 4 + 3 * 4 + 3 * 6 * dtype.itemsize
 
 
 def test_bfloat16_states_arrive_unchanged(noise):

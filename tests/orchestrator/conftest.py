@@ -1,5 +1,8 @@
 """A student engine in plain torch, and a small distillation with two unlike teachers."""
 
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +24,59 @@ from orchestrator.student.schedule import lr_factor, resume_schedule
 from orchestrator.student.trainer import Objective, StudentTrainer
 from teachers.backends.transformers import LanguageModel
 from teachers.teacher import DocumentSignals, Teacher
+
+ZERO: dict[int, dict[str, Any]] = {
+    0: {},
+    1: {"zero_optimization": {"stage": 1}},
+    2: {"zero_optimization": {"stage": 2}},
+    # else it keeps small weights whole
+    3: {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}},
+}
+
+
+@pytest.fixture(scope="session")
+def zero() -> dict[int, dict[str, Any]]:
+    """DeepSpeed's keys for each ZeRO stage, such that it does what it says on small models."""
+    return ZERO
+
+
+@pytest.fixture(scope="session")
+def train_ranks() -> Callable[[dict[str, Any], Path], dict[str, Any]]:
+    """Trains jobs under DeepSpeed; gives each one's result, or the text of its error."""
+
+    def train(jobs: dict[str, Any], folder: Path) -> dict[str, Any]:
+        (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
+        here = Path(__file__).parent
+        subprocess.run(
+            [sys.executable, str(here / "deepspeed_ranks.py"), str(folder)],
+            cwd=here.parents[1],
+            check=True,
+            capture_output=True,
+            timeout=900,
+        )
+        return {name: _trained(folder, name) for name in jobs}
+
+    return train
+
+
+def _trained(folder: Path, name: str) -> Any:
+    path = folder / f"{name}.pt"
+    if path.exists():
+        return torch.load(path, weights_only=False)
+    errors = sorted(folder.glob(f"{name}.*.error"))
+    return "\n".join(error.read_text() for error in errors) or "no answer in time"
+
+
+@pytest.fixture(scope="session")
+def collected(request) -> Callable[[str, str], list[str]]:
+    """The values of a parameter for which tests of a file will run: nightly ones may not."""
+
+    def names(file: str, parameter: str) -> list[str]:
+        items = [item for item in request.session.items if item.path.name == file]
+        calls = [item.callspec.params for item in items if hasattr(item, "callspec")]
+        return list(dict.fromkeys(c[parameter] for c in calls if parameter in c))
+
+    return names
 
 
 class TorchEngine:

@@ -1,4 +1,4 @@
-"""Trains students under DeepSpeed for ``test_deepspeed.py``, each rank in a process of its own.
+"""Trains students under DeepSpeed, each rank in a process of its own.
 
 DeepSpeed keeps global state, so every job needs new processes; they are forked from this one,
 which has imported everything already.

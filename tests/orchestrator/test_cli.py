@@ -205,7 +205,8 @@ class TestCommands:
 
         stand_in(monkeypatch, "orchestrator.evaluation", evaluate_model=evaluate_model)
         result = run("evaluate", "m", "a.jsonl", "b.jsonl", "--max-length", "64", "--json")
-        assert calls == [("m", ["a.jsonl", "b.jsonl"], {"max_length": 64, "dtype": "float32"})]
+        options = {"max_length": 64, "dtype": "float32", "device": "cpu"}
+        assert calls == [("m", ["a.jsonl", "b.jsonl"], options)]
         assert json.loads(result.stdout)["bits_per_byte"] == 0.75
         assert run("evaluate", "m", "a.jsonl").stdout == (
             "bits_per_byte  0.7500\nby_data_set    a.jsonl 0.5000\nnum_bytes      12\n"

@@ -486,8 +486,8 @@ class TestAccepted:
         ),
         (
             "mixture.combine",
-            "targets",
-            'mixture.combine: "targets" is not in this release; expected "losses"',
+            "signals",
+            'mixture.combine: "signals" is not allowed; expected "losses" or "targets"',
         ),
     ],
 )

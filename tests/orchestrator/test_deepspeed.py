@@ -1,8 +1,5 @@
 """DeepSpeed updates the weights as plain torch does, at every ZeRO stage and split."""
 
-import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,7 +18,6 @@ from teachers.evaluation import DocumentScore
 from teachers.source import ModelSource
 from teachers.teacher import Teacher
 
-ROOT = Path(__file__).parents[2]
 WEIGHTS = (0.5, 1.0, 2.0)
 BATCHES = [(0, 1, 4, 5), (2, 3, 5, 0)]
 """Two steps of four documents."""
@@ -51,11 +47,6 @@ class Case:
     tied: bool = False
 
 
-ZERO: dict[int, dict[str, Any]] = {
-    1: {"stage": 1},
-    2: {"stage": 2},
-    3: {"stage": 3, "stage3_param_persistence_threshold": 0},  # else it keeps small weights whole
-}
 SMALL = 5 * 512
 """Elements in memory: documents longer than five tokens are read in several row chunks."""
 CASES = {
@@ -72,8 +63,25 @@ CASES = {
     **{f"bf16-zero{s}": Case(s, dtype="bfloat16", num_steps=4) for s in (0, 2, 3)},
     "bf16-ranks": Case(0, 2, 2, dtype="bfloat16", num_steps=4),
 }
-FP32 = [name for name, case in CASES.items() if case.dtype == "float32"]
-BF16 = [name for name, case in CASES.items() if case.dtype == "bfloat16"]
+QUICK = {
+    "zero0",
+    "zero1-ranks",
+    "zero2-ranks",
+    "zero0-everything",
+    "zero3-everything",
+    "zero2-unshared",
+    "zero3-tied",
+    "zero2-unclipped",
+    "bf16-zero3",
+    "bf16-ranks",
+}
+"""The others take a minute more and are nightly."""
+
+
+def cases_of(dtype: str) -> list[Any]:
+    names = [name for name, case in CASES.items() if case.dtype == dtype]
+    nightly = pytest.mark.nightly
+    return [pytest.param(name, marks=() if name in QUICK else nightly) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -83,38 +91,23 @@ def labs(distillation) -> dict[bool, Any]:
 
 
 @pytest.fixture(scope="module")
-def results(labs, tmp_path_factory) -> dict[str, Any]:
-    """Every case's result, or the text of its error."""
+def results(labs, zero, train_ranks, collected, tmp_path_factory) -> dict[str, Any]:
+    """Every asked case's result, or the text of its error."""
     folder = tmp_path_factory.mktemp("deepspeed")
     for tied, lab in labs.items():
         student = lab.build_student()
         student.model.save_pretrained(folder / f"tied-{tied}")
         student.tokenizer.fast.save_pretrained(folder / f"tied-{tied}")
+    cases = {name: CASES[name] for name in collected(Path(__file__).name, "name")}
     jobs = {
-        name: job(labs[case.tied], case, folder / f"tied-{case.tied}")
-        for name, case in CASES.items()
+        name: job(labs[case.tied], case, zero[case.stage], folder / f"tied-{case.tied}")
+        for name, case in cases.items()
     }
-    (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
-    script = Path(__file__).with_name("deepspeed_ranks.py")
-    subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=600,
-    )
-    return {name: read(folder, name) for name in CASES}
+    found: dict[str, Any] = train_ranks(jobs, folder)
+    return found
 
 
-def read(folder: Path, name: str) -> Any:
-    path = folder / f"{name}.pt"
-    if path.exists():
-        return torch.load(path, weights_only=False)
-    errors = sorted(folder.glob(f"{name}.*.error"))
-    return "\n".join(error.read_text() for error in errors) or "no answer in time"
-
-
-def job(lab, case: Case, student: Path) -> dict[str, Any]:
+def job(lab, case: Case, extra: dict[str, Any], student: Path) -> dict[str, Any]:
     terms = [
         TermSpec(t.teacher, t.method_name, t.method, t.weight, t.pair.teacher) for t in lab.terms()
     ]
@@ -124,7 +117,7 @@ def job(lab, case: Case, student: Path) -> dict[str, Any]:
         micro_batch=4 // case.accumulation // case.num_ranks,
         accumulation=case.accumulation,
         dtype=case.dtype,
-        extra={"zero_optimization": ZERO[case.stage]} if case.stage else {},
+        extra=extra,
     )
     spec = StudentSpec(
         source=ModelSource(str(student), dtype=case.dtype),
@@ -194,7 +187,7 @@ def result_of(results: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FP32)
+@pytest.mark.parametrize("name", cases_of("float32"))
 class TestFloat32:
     def test_weights(self, results, reference, labs, name):
         weights, expected = result_of(results, name)["weights"], reference(name).weights
@@ -234,7 +227,7 @@ class TestFloat32:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BF16)
+@pytest.mark.parametrize("name", cases_of("bfloat16"))
 class TestBfloat16:
     def test_follows_float32(self, results, reference, name):
         """Also from the second step on: the optimizer keeps float32 master weights."""

@@ -1,9 +1,6 @@
 """Under DeepSpeed a resumed student goes on bit for bit, and on other ranks and stages to 1e-5."""
 
 import json
-import pickle
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +18,9 @@ from teachers.teacher import Teacher
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 BATCHES = [(0, 1, 4, 5), (2, 3, 5, 0), (1, 2, 3, 4), (5, 4, 0, 1)]
 SAVED = 2
 """Steps done when the state is saved, of four."""
-ZERO: dict[int, dict[str, Any]] = {
-    1: {"stage": 1},
-    2: {"stage": 2},
-    3: {"stage": 3, "stage3_param_persistence_threshold": 0},
-}
 
 
 @dataclass(frozen=True)
@@ -60,15 +51,11 @@ MOVED = {
 """Another number of ranks or ZeRO stage; dropout differs by rank, so it is off."""
 PLAIN = {name: replace(case, dropout=False) for name, case in (STARTS | MOVED).items()}
 CASES = {**WHOLE, **RESUMED, **PLAIN}
-QUICK_WHOLE = ("zero0", "zero1", "zero2-ranks", "zero3-ranks", "bf16-zero3-ranks")
-QUICK_MOVED = ("0 on 1 to 2 on 2", "3 on 2 to 0 on 1")
 QUICK = {
-    *QUICK_WHOLE,
-    *(f"{name} resumed" for name in QUICK_WHOLE),
-    *QUICK_MOVED,
-    *(str(CASES[name].start) for name in QUICK_MOVED),
+    *("zero0 resumed", "zero2-ranks resumed", "bf16-zero3-ranks resumed", "0 on 1 to 2 on 2"),
+    *("zero0", "zero2-ranks", "bf16-zero3-ranks"),
 }
-"""The others take two minutes more and are nightly."""
+"""The others take three minutes more and are nightly."""
 
 
 def parameters(names: Iterable[str]) -> list[Any]:
@@ -81,53 +68,24 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("deepspeed-state")
 
 
-class Results(dict[str, Any]):
-    """Every case's result, or the text of its error; the quick cases run together, so do all."""
-
-    def __init__(self, lab, folder: Path) -> None:
-        super().__init__()
-        self.lab, self.folder = lab, folder
-
-    def __missing__(self, name: str) -> Any:
-        names = [case for case in CASES if case in QUICK] if name in QUICK else list(CASES)
-        train_all({case: job(self.lab, case, self.folder) for case in names}, self.folder)
-        self.update({case: read(self.folder, case) for case in names})
-        return self[name]
-
-
-def train_all(jobs: dict[str, Any], folder: Path) -> None:
-    (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
-    script = Path(__file__).with_name("deepspeed_ranks.py")
-    subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=900,
-    )
-
-
 @pytest.fixture(scope="module")
-def results(distillation, folder) -> Results:
-    """The student has dropout."""
+def results(distillation, zero, train_ranks, collected, folder) -> dict[str, Any]:
+    """Every asked case's result, or the text of its error; the student has dropout."""
     odd = {"architecture": "gpt2", "n_inner": 63}  # cannot be cut in two without padding
     for dropout in (False, True):
         lab = distillation(student=odd | {"resid_pdrop": 0.1 * dropout})
         student = lab.build_student()
         student.model.save_pretrained(folder / f"dropout-{dropout}")
         student.tokenizer.fast.save_pretrained(folder / f"dropout-{dropout}")
-    return Results(lab, folder)
+    asked = collected(Path(__file__).name, "name")
+    starts = {CASES[name].start for name in asked}
+    names = [name for name in CASES if name in starts or name in asked]
+    jobs = {name: job(lab, name, zero[CASES[name].stage], folder) for name in names}
+    found: dict[str, Any] = train_ranks(jobs, folder)
+    return found
 
 
-def read(folder: Path, name: str) -> Any:
-    path = folder / f"{name}.pt"
-    if path.exists():
-        return torch.load(path, weights_only=False)
-    errors = sorted(folder.glob(f"{name}.*.error"))
-    return "\n".join(error.read_text() for error in errors) or "no answer in time"
-
-
-def job(lab, name: str, folder: Path) -> dict[str, Any]:
+def job(lab, name: str, extra: dict[str, Any], folder: Path) -> dict[str, Any]:
     case = CASES[name]
     first = SAVED if case.start else 0
     terms = [
@@ -146,7 +104,7 @@ def job(lab, name: str, folder: Path) -> dict[str, Any]:
         micro_batch=2,
         accumulation=2 // case.num_ranks,
         dtype=case.dtype,
-        extra={"zero_optimization": ZERO[case.stage]} if case.stage else {},
+        extra=extra,
     )
     spec = StudentSpec(
         source=ModelSource(str(folder / f"dropout-{case.dropout}"), dtype=case.dtype),

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from losses.document import text_document
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation import Lead, by_data_set, evaluate_model, lead, model_path
+from orchestrator.evaluation import Lead, by_data_set, evaluate_model, lead
+from orchestrator.sources import model_path
 from teachers.evaluation import DocumentScore, bits_per_byte, score
 
 
@@ -99,6 +101,11 @@ class TestEvaluateModel:
     def test_no_such_folder(self, folder):
         with pytest.raises(ConfigError, match=r"model folder \./none does not exist"):
             evaluate_model("./none", [str(folder / "data.jsonl")])
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+    def test_no_such_device(self, folder):
+        with pytest.raises(ConfigError, match="finds no CUDA device"):
+            evaluate_model(str(folder / "model"), [str(folder / "data.jsonl")], device="cuda")
 
 
 def test_model_path(tmp_path, monkeypatch):

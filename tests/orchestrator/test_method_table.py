@@ -38,10 +38,13 @@ def test_an_option():
     assert (option.default, option.required) == (0.1, False)
 
 
-def formula(text: str, hidden_size: int, k: int) -> int:
-    """Bytes per token with the default options, in float32: what stands first in the text."""
+def formula(text: str, hidden_size: int, k: int, num_bytes: float) -> float:
+    """Bytes per token with the default options, in float32: what stands first in the text.
+
+    ``num_bytes`` of the document are in one token.
+    """
     first = re.split("[,;:]", text)[0]
-    values = {"k": k, "× hidden size": hidden_size, "": 1}
+    values = {"k": k, "× hidden size": hidden_size, "× bytes": num_bytes, "": 1}
     terms = [re.fullmatch(r"(\d+) ?(.*)", term.strip()).groups() for term in first.split("+")]
     return sum(int(factor) * values[unit] for factor, unit in terms)
 
@@ -55,7 +58,8 @@ def test_bytes_per_token_is_what_a_signal_takes(name, language_model, documents)
     [[signal]] = Teacher(model, [method]).signals([document])
     num_tokens = len(model.encode([document])[0])
     size = model.model.config.hidden_size
-    claimed = formula(ENTRIES[name].bytes_per_token, size, fewer.get("k", 0))
+    per_token = document.num_scored_bytes / num_tokens
+    claimed = formula(ENTRIES[name].bytes_per_token, size, fewer.get("k", 0), per_token)
     assert signal.num_bytes == pytest.approx(claimed * num_tokens, rel=2 / num_tokens)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from losses.base import Method
 from losses.document import text_document
+from losses.methods import method_class, method_names
 from losses.mixture import SCHEMES, Confidence, Constant, Dynamic, GradMag, Schedule, Select
 from orchestrator.arm import Arm
 from orchestrator.checkpoint import describe_documents
@@ -27,13 +29,21 @@ from orchestrator.setup import read_split, set_up
 from orchestrator.specs import student_spec, teacher_specs
 from orchestrator.student.objective import Objective
 
+LEARNED = {"b": [{"name": "h_kl"}, {"name": "p_kl", "learnable_w": True}]}
+"""The second teacher trains W."""
+
 
 def run(
-    mixture: dict[str, Any], num_teachers: int = 2, stage: int = 0, **weights: Any
+    mixture: dict[str, Any],
+    num_teachers: int = 2,
+    stage: int = 0,
+    methods: dict[str, list[dict[str, Any]]] | None = None,
+    **weights: Any,
 ) -> RunConfig:
+    fed, kl = methods or {}, [{"name": "kl"}]
     teachers = [
-        {"name": name, "model": name, "weight": weights.get(name, 1.0), "methods": [{"name": "kl"}]}
-        for name in ("a", "b", "c")[:num_teachers]
+        {"name": n, "model": n, "weight": weights.get(n, 1.0), "methods": fed.get(n, kl)}
+        for n in ("a", "b", "c")[:num_teachers]
     ]
     return parse_run(
         {
@@ -79,6 +89,18 @@ class TestAccepted:
         config = run(mixture, a={"start": 0, "end": 1, "steps": 3, "shape": "cosine"})
         assert parse_run(parse_yaml(to_yaml(config), "resolved")) == config
 
+    @pytest.mark.parametrize(
+        ("mixture", "stage", "methods"),
+        [
+            ({"routing": {}}, 2, LEARNED),
+            ({"weights": "select"}, 2, LEARNED),
+            ({"weights": "confidence"}, 3, LEARNED),
+            ({"routing": {}}, 3, {"b": [{"name": "p_kl"}]}),
+        ],
+    )
+    def test_trained_parameters_where_every_document_reaches_them(self, mixture, stage, methods):
+        assert run(mixture, stage=stage, methods=methods).teachers[1].methods
+
     def test_constant_is_written_as_a_name(self):
         assert "weights: constant\n" in to_yaml(run({}))
 
@@ -100,6 +122,19 @@ class TestAccepted:
 
 
 REFUSED = {
+    "trained parameters and routing under ZeRO-3": (
+        {"routing": {}},
+        {"stage": 3, "methods": LEARNED},
+        "teachers[1] (b).methods[1]: p_kl trains parameters of its own, which under ZeRO-3 "
+        "every document must reach, but mixture.routing keeps some from a teacher; expected "
+        "deepspeed.zero_optimization.stage up to 2, or no mixture.routing",
+    ),
+    "trained parameters and select under ZeRO-3": (
+        {"weights": "select"},
+        {"stage": 3, "methods": LEARNED},
+        "teachers[1] (b).methods[1]: p_kl trains parameters of its own, which under ZeRO-3 "
+        "every document must reach, but mixture.weights: select keeps some from a teacher",
+    ),
     "unknown scheme": (
         {"weights": "gradmac"},
         {},
@@ -229,6 +264,29 @@ def test_refused(case):
     _, *lines = str(caught.value).splitlines()
     assert [line for line in lines if line.strip().startswith(message)], lines
     assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"name": "bld", "head": "parallel"},
+        {"name": "dskd"},
+        {"name": "hidden"},
+        {"name": "p_kl", "learnable_w": True},
+        {"name": "sedi"},
+    ],
+    ids=lambda entry: entry["name"],
+)
+def test_trained_parameters_are_known_from_the_options(entry):
+    with pytest.raises(ConfigError, match=rf"methods\[0\]: {entry['name']} trains parameters"):
+        run({"routing": {}}, stage=3, methods={"b": [entry]})
+
+
+def test_a_method_with_modules_says_so():
+    for name in method_names():
+        kind = method_class(name)
+        owns = kind.modules is not Method.modules
+        assert owns == (kind.trains_modules is not Method.trains_modules), name
 
 
 class TestSpecs:

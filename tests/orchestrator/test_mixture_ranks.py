@@ -1,8 +1,6 @@
 """The schemes of weights on real ranks: DeepSpeed over gloo weighs as plain torch on one rank."""
 
-import pickle
-import subprocess
-import sys
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,16 +18,11 @@ from teachers.teacher import Teacher
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 BATCHES = [(0, 1, 4, 5), (2, 3, 5, 0), (1, 2, 3, 4)]
 SAVED = 2
 """Steps done when the state is saved, of three."""
 WEIGHTS = (0.5, 1.0, 2.0)
 ROUTES = [("same",), ("other",), None, (), ("other", "same"), ("same",)]
-ZERO: dict[int, dict[str, Any]] = {
-    2: {"stage": 2},
-    3: {"stage": 3, "stage3_param_persistence_threshold": 0},
-}
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,13 @@ CASES = {
     "gradmag-resumed-alone": Case(GradMag(), start="gradmag", accumulation=4, num_ranks=1),
     "dynamic-resumed": Case(Dynamic(), stage=2, routed=True, start="dynamic"),
 }
+NIGHTLY = ("dynamic-zero3", "gradmag-zero2", "gradmag-resumed-alone", "dynamic-resumed")
+"""Half a minute more."""
+
+
+def parameters(names: Iterable[str]) -> list[Any]:
+    nightly = pytest.mark.nightly
+    return [pytest.param(name, marks=nightly if name in NIGHTLY else ()) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -97,33 +97,20 @@ def batches(lab, case: Case) -> list[tuple]:
 
 
 @pytest.fixture(scope="module")
-def results(lab, folder) -> dict[str, Any]:
-    """Every case's result, or the text of its error."""
+def results(lab, zero, train_ranks, collected, folder) -> dict[str, Any]:
+    """Every asked case's result, or the text of its error."""
     student = lab.build_student()
     student.model.save_pretrained(folder / "student")
     student.tokenizer.fast.save_pretrained(folder / "student")
-    jobs = {name: job(lab, name, folder) for name in CASES}
-    (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
-    script = Path(__file__).with_name("deepspeed_ranks.py")
-    subprocess.run(
-        [sys.executable, str(script), str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        timeout=600,
-    )
-    return {name: read(folder, name) for name in CASES}
+    names = collected(Path(__file__).name, "name")
+    jobs = {
+        name: job(lab, name, zero[CASES[name].stage], folder) for name in CASES if name in names
+    }
+    found: dict[str, Any] = train_ranks(jobs, folder)
+    return found
 
 
-def read(folder: Path, name: str) -> Any:
-    path = folder / f"{name}.pt"
-    if path.exists():
-        return torch.load(path, weights_only=False)
-    errors = sorted(folder.glob(f"{name}.*.error"))
-    return "\n".join(error.read_text() for error in errors) or "no answer in time"
-
-
-def job(lab, name: str, folder: Path) -> dict[str, Any]:
+def job(lab, name: str, extra: dict[str, Any], folder: Path) -> dict[str, Any]:
     case = CASES[name]
     first = SAVED if case.start else 0
     terms = [
@@ -133,7 +120,7 @@ def job(lab, name: str, folder: Path) -> dict[str, Any]:
         lab.trainer(learning_rate=1e-3).engine.options,
         micro_batch=4 // case.num_ranks // case.accumulation,
         accumulation=case.accumulation,
-        extra={"zero_optimization": ZERO[case.stage]} if case.stage else {},
+        extra=extra,
     )
     spec = StudentSpec(
         source=ModelSource(str(folder / "student")),
@@ -160,7 +147,7 @@ def job(lab, name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", parameters(CASES))
 def test_weighs_as_one_plain_rank(lab, results, name):
     case, found = CASES[name], results[name]
     assert not isinstance(found, str), found
@@ -177,9 +164,9 @@ def test_weighs_as_one_plain_rank(lab, results, name):
         torch.testing.assert_close(found["weights"][key], weight, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["gradmag", "dynamic"])
+@pytest.mark.parametrize("name", parameters(["gradmag-resumed", "dynamic-resumed"]))
 def test_resumed_goes_on_bit_for_bit(results, name):
-    whole, resumed = results[name], results[f"{name}-resumed"]
+    whole, resumed = results[str(CASES[name].start)], results[name]
     assert resumed["reports"][0].weights == whole["reports"][SAVED].weights
     for key, weight in whole["weights"].items():
         assert torch.equal(resumed["weights"][key], weight), key

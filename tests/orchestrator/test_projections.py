@@ -221,8 +221,8 @@ def test_gates_give_the_student_its_own_w(distillation, tokenizers, learnable):
     assert [verdict for verdict in verdicts if not verdict.passed] == []
 
 
-def test_a_term_has_w_in_its_pair(tokenizers):
-    student, teacher = tokenizers["bytelevel"].vocabulary, tokenizers["sentencepiece"].vocabulary
+def test_a_term_has_w_in_its_pair(tokenizers, language_model):
+    student, teacher = language_model("llama"), tokenizers["sentencepiece"].vocabulary
     w = projection_of(tokenizers["bytelevel"], tokenizers["sentencepiece"], OPTIONS)
     term = worker._term(TermSpec("other", "p_kl", PKl(), 1.0, teacher, w), student)
     assert term.pair.projection is w

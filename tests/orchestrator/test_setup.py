@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import LlamaConfig
 
+from losses.alignment.vocabulary import Vocabulary
 from orchestrator.agreement import MOST_PADDED_ROWS, compare_config
 from orchestrator.config import parse_run
 from orchestrator.config.yaml_text import dump_yaml
 from orchestrator.errors import ConfigError
-from orchestrator.setup import describe, set_up
+from orchestrator.setup import check_methods, describe, set_up
 from orchestrator.validation import validate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -340,6 +342,25 @@ class TestTokenizersAndData:
         assert refusal(run).startswith(
             "teachers[1] (other).methods[1] (kl): method kl needs one vocabulary"
         )
+
+    def test_gold_without_a_common_token(self, run, tokenizers):
+        run["teachers"][1]["methods"] = [{"name": "gold"}]
+        found = {"student": tokenizers["bytelevel"], "other": copy(tokenizers["sentencepiece"])}
+        check_methods(parse_run(run), found)
+        found["other"].vocabulary = Vocabulary((None, b"no token of the student"), {0: "end"})
+        place = r"teachers\[1\] \(other\)\.methods\[0\] \(gold\): method gold: .* share no token"
+        with pytest.raises(ConfigError, match=place):
+            check_methods(parse_run(run), found)
+
+    def test_hidden_states_of_other_widths(self, run, tmp_path):
+        path = tmp_path / "sentencepiece" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": 48}))
+        run["teachers"][1]["methods"] = [{"name": "hidden", "projector": "none"}]
+        assert refusal(run).startswith(
+            "teachers[1] (other).methods[0] (hidden): method hidden: the student's hidden states"
+        )
+        run["teachers"][1]["methods"] = [{"name": "hidden"}]
+        assert [t.hidden_size for t in set_up(parse_run(run)).tokenizers][2] == 48
 
     def test_start_token_of_a_teacher(self, run):
         run["teachers"][1]["start_token"] = "<s>"

@@ -17,7 +17,7 @@ from losses.document import Document, Segment, text_document
 from losses.methods.alm import Alm
 from losses.methods.kl import Kl
 from losses.prediction import Head, Prediction
-from losses.signals import HiddenStates, Signal, TokenLikelihoods, pack, unpack
+from losses.signals import IdentifiedStates, Signal, TokenLikelihoods, pack, unpack
 from teachers.actor import TeacherSpec
 from teachers.backends.transformers import LanguageModel
 from teachers.batching import token_budget_batches
@@ -83,7 +83,7 @@ class TestSignals:
         counter = Counter(model.model.base_model)
         [row, *_] = Teacher(model, [Kl(), Alm(), Alm(debias=False)], 10**6).signals(documents)
         assert len(counter.sizes) == 1
-        assert [type(s) for s in row] == [HiddenStates, TokenLikelihoods, TokenLikelihoods]
+        assert [type(s) for s in row] == [IdentifiedStates, TokenLikelihoods, TokenLikelihoods]
 
     def test_forwards_stay_within_the_budget(self, language_model, documents):
         model = language_model()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from losses.alignment.vocabulary import Vocabulary
 from losses.base import Pair
 from losses.methods.gold import Gold
 from losses.methods.h_kl import HKl
@@ -144,6 +145,19 @@ def test_w_of_another_vocabulary_is_refused(toy, chain):
         toy.total(
             chain, teacher, student, Pair(toy.pair.student, toy.pair.teacher, projection=smaller)
         )
+
+
+def test_gold_refuses_vocabularies_without_a_common_token(toy):
+    """Tokens without bytes are no common ones, even where their roles are equal."""
+    ours = Vocabulary((None, b"a", b"", b"bc"), {0: "end"})
+    theirs = Vocabulary((b"", b"A", None, b"c"), {2: "end"})
+    with pytest.raises(ValueError, match=r"gold: .* share no token.*alm, p_kl or uld"):
+        Gold().check(Pair(ours, theirs))
+    Gold().check(Pair(ours, Vocabulary((*theirs.token_bytes, b"bc"))))
+    teacher, student = toy.sides()
+    split = toy.sparse([[(1, 0.9), (2, 0.1)]] * 9, toy.num_teacher)
+    with pytest.raises(ValueError, match="share no token"):
+        toy.total(Gold(), teacher, student, Pair(ours, theirs, projection=split))
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
