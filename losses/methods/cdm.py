@@ -8,7 +8,7 @@ other model that is spelled almost alike. The divergence runs over the pairs.
 By default rows that predict a matched token are compared, byte by byte spelled, partners are one
 to one, and the divergence is a KL; ``published`` does what the public code does.
 
-Source: Contextual Dynamic Mapping, ACL Findings 2025; pppa2019/ContexualDynamicMapping.
+Source: Contextual Dynamical Mapping, ACL Findings 2025; pppa2019/ContexualDynamicMapping.
 """
 
 from typing import ClassVar

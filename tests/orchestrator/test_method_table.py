@@ -27,7 +27,7 @@ def test_every_method_is_there_with_every_option():
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.name)
 def test_everything_is_said(entry: MethodEntry):
     assert entry.description
-    assert re.search(r"arXiv:\d{4}\.\d{5}", entry.source)
+    assert re.search(r"arXiv:\d{4}\.\d{5}|(AAAI|ACL Findings),? 20\d\d", entry.source)
     assert [option.name for option in entry.options if not option.description] == []
     assert [option.name for option in entry.options if not option.type] == []
 
