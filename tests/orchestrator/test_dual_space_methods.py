@@ -129,8 +129,8 @@ def test_projectors_go_on_where_they_stood(lab_of, tmp_path, method):
         assert gradients[0].abs().sum() > 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.nightly), 3])
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", [1, 3])
 def test_projectors_under_zero_with_two_ranks(lab_of, zero, train_ranks, tmp_path, stage):
     """The second step is the one that a process in plain torch makes from the same state."""
     labs = [lab_of(method) for method in PROJECTING]

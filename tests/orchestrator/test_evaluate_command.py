@@ -114,6 +114,7 @@ class TestExposureBias:
         assert curve["teacher"] == str(folder / "sentencepiece")
         assert output.read_bytes()[:4] == b"\x89PNG"
 
+    @pytest.mark.nightly
     def test_seed(self, folder: Path, tmp_path: Path):
         output = tmp_path / "curve.json"
         found = []

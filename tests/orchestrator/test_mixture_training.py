@@ -485,9 +485,9 @@ class TestSignals:
         read: list[str] = []
         predictions = LanguageModel.predictions
 
-        def spy(self, documents):
+        def spy(self, documents, **options):
             read.extend(document.name for document in documents)
-            return predictions(self, documents)
+            return predictions(self, documents, **options)
 
         monkeypatch.setattr(LanguageModel, "predictions", spy)
         documents = lab.documents_of(case)
