@@ -1,5 +1,6 @@
 """The members of an ensemble: models by reference, or the teachers of a run file."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,7 +35,7 @@ def members_of(references: Sequence[str], weights: Sequence[float], dtype: str) 
         ConfigError: a reference names nothing, or the weights are not one for each.
     """
     found = [member for reference in references for member in _members(reference, dtype)]
-    if weights and (len(weights) != len(found) or min(weights) <= 0):
+    if weights and (len(weights) != len(found) or not all(0 < w < math.inf for w in weights)):
         raise ConfigError(
             f"--weight was given as {', '.join(map(str, weights))}; expected {len(found)} numbers "
             f"above 0, one for each of {', '.join(member.name for member in found)}"
@@ -51,14 +52,17 @@ def _members(reference: str, dtype: str) -> Iterator[Member]:
     if not reference.endswith(RUN_FILE_ENDINGS):
         yield Member(reference, source_of(reference, dtype))
         return
-    for teacher in load_run(reference, []).teachers:
+    config = load_run(reference, [])
+    for teacher in config.teachers:
         if not isinstance(teacher.weight, int | float):
             raise ConfigError(
                 f"{reference}: teachers.{teacher.name}.weight changes over the steps; expected a "
                 "number for an ensemble: name the models, each with a --weight"
             )
-        source = teacher_source(teacher)
-        yield Member(teacher.name, source, float(teacher.weight), teacher.start_token)
+        weight = float(teacher.weight)
+        if config.mixture.ensemble is not None:  # as in training
+            weight *= teacher.methods[0].weight
+        yield Member(teacher.name, teacher_source(teacher), weight, teacher.start_token)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from losses.alignment.trie import ROOT
 from losses.byte_distributions.covers import NUM_SYMBOLS, path_between, path_walks
+from losses.byte_distributions.masses import RARE
 from losses.byte_distributions.paths import reading_of
 from losses.byte_distributions.reading import Reading
 from losses.byte_distributions.sorted_vocabulary import SortedVocabulary
@@ -38,6 +39,16 @@ class SortedRow:
 
     logprobs: Float64[np.ndarray, "column"]
     sums: Float64[np.ndarray, "column_plus_one"]
+
+    def masses(
+        self, low: Int64[np.ndarray, "range"], high: Int64[np.ndarray, "range"]
+    ) -> Float64[np.ndarray, "range"]:
+        """The mass of the columns ``low : high``; where all are rare, added up entry by entry."""
+        found: Float64[np.ndarray, "range"] = self.sums[high] - self.sums[low]
+        if found.sum() >= RARE:
+            return found
+        spans = map(slice, low.tolist(), high.tolist())
+        return np.array([np.exp(self.logprobs[span]).sum() for span in spans], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -136,6 +147,8 @@ class _Beam:
 
     def _ended(self, states: list[State]) -> list[State]:
         """The states whose bytes are a token, with that token ended."""
+        if not states:
+            return []
         limit = _logsumexp(state.logweight for state in states) + self.log_epsilon
         found = []
         for state in states:
@@ -170,8 +183,7 @@ class _Beam:
         masses = np.zeros(NUM_SYMBOLS)
         for place, state in enumerate(both):
             own = slice(*np.searchsorted(ranges.owner, [place, place + 1]))
-            sums = state.row.sums
-            mass = sums[ranges.high[own]] - sums[ranges.low[own]]
+            mass = state.row.masses(ranges.low[own], ranges.high[own])
             factor = np.exp(state.history_logprob - largest)
             masses[ranges.symbol[own]] += factor * mass
         return masses
@@ -211,7 +223,7 @@ class _Beam:
 
     def _mass(self, row: SortedRow, node: int) -> float:
         trie = self.table.trie
-        return float(row.sums[trie.last[node]] - row.sums[trie.first[node]])
+        return float(row.masses(trie.first[[node]], trie.last[[node]])[0])
 
 
 def _stretches(reading: Reading, table: SortedVocabulary) -> Iterator[tuple[int, int]]:

@@ -97,7 +97,7 @@ class EnsembleKl(Method):
         for place, (member, there) in enumerate(zip(members, present, strict=True)):
             if bool(there.any()):
                 stack[place, there] = member.logprobs(numbers[there]).to(like)
-        weights = torch.tensor([m.weight for m in members], dtype=torch.float64).to(like)
+        weights = torch.tensor([m.weight for m in members], dtype=torch.float64, device=like.device)
         return combine_logprobs(stack, weights, present, self.mean)
 
 

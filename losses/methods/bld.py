@@ -106,7 +106,8 @@ class Bld(Method):
             "end_slot": (chain and not bare, "converter eot and head parallel or conditioned"),
         }
         for name, (is_read, reader) in reads.items():
-            if not is_read and getattr(self, name):
+            value = getattr(self, name)
+            if not is_read and value is not None and value is not False:
                 raise ValueError(f'option "{name}" is read only with {reader}; leave it out')
         if not any(self.weights):
             raise ValueError('"ce_weight" and "kl_weight" are both 0: the loss would be 0; set one')

@@ -146,10 +146,14 @@ def _refuse_other_tokens(student: Prediction, states: HiddenStates) -> None:
     """Rows can only be compared if both models read the same tokens and score the same ones."""
     positions = (student.scored_positions - 1).cpu().numpy()
     same = np.array_equal(states.byte_ends, student.tokens.byte_ends)
-    if not same or not np.array_equal(states.positions, positions):
+    same = same and np.array_equal(states.positions, positions)
+    if same and isinstance(states, IdentifiedStates):
+        predicted = positions + 1
+        same = np.array_equal(states.ids[predicted], student.tokens.ids[predicted])
+    if not same:
         raise ValueError(
             f"method kl: the teacher read {len(states.byte_ends)} tokens and sent "
             f"{len(states.positions)} rows, the student reads {len(student.tokens)} tokens and "
-            f"scores {len(positions)}, or they end at other bytes; expected the same tokens on "
-            "both sides: use one tokenizer, template and document for both"
+            f"scores {len(positions)}, or they are others or end at other bytes; expected the same "
+            "tokens on both sides: use one tokenizer, template and document for both"
         )

@@ -1,12 +1,13 @@
 """SeDi: the teacher's likely tokens, re-encoded, as pseudo-labels in the student's vocabulary.
 
 The k likeliest continuations of each common group of tokens are written in the student's tokens.
-Their scores are added to the student's own logits, which a trained adapter scales; the sum is the
-target of a KL. The adapter learns to make the target as unsure as the teacher.
+They and the student's own logits, which a trained adapter scales, make the target of a KL. The
+adapter learns to make the target as unsure as the teacher.
 
 By default scores do not depend on the teacher's offset, candidates with the same token add up,
-later tokens count only behind what the student wrote, ends are paired by role, and the target is
-a constant. ``published`` is the paper's form.
+later tokens count only behind what the student wrote, ends are paired by role, the student's own
+logits fill only what the candidates leave, and the target is a constant. ``published`` is the
+paper's form.
 
 Source: SeDi, AAAI 2026 (article 40637). Its code is not public: where the paper is silent this is
 our reading, see docs/methods.md.
@@ -29,7 +30,7 @@ from losses.reencoding.adapter import EntropyAdapter
 from losses.reencoding.candidates import Window
 from losses.reencoding.labelling import Labelling
 from losses.reencoding.objective import pseudo_label_sums
-from losses.reencoding.pseudo_labels import PseudoLabels
+from losses.reencoding.pseudo_labels import Own, PseudoLabels
 from losses.reencoding.published import published_sums
 from losses.reencoding.teacher_rows import TopTokensWithEntropy, top_tokens_with_entropy
 from losses.signals import Signal, expect
@@ -45,12 +46,15 @@ class Sedi(Method):
             probability that the group gets there; ``last``, as published, the row of its last
             token alone, as if the tokens before it were certain, which tells the label. ``chain``
             unless set or ``published``.
+        own: where the student's own logits, scaled, stand in the pseudo-label. ``rest``, among
+            the tokens of no candidate alone, which share what the teacher's candidates leave;
+            ``added``, as published, everywhere, where they count twice: each step makes the
+            student surer. ``rest`` unless set or ``published``.
         entropy_weight: factor of the squared difference of entropies.
-        adapter_learning_rate: peak learning rate of the adapter. It must be well above the
-            student's: each step sharpens the student, and only the adapter makes up for it.
-        published: the paper's form: window ``last``, raw logits as scores, of two candidates with
-            the same token the less likely one, later tokens behind any text, no special tokens,
-            rows without a candidate, gradients through the target.
+        adapter_learning_rate: peak learning rate of the adapter.
+        published: the paper's form: window ``last``, own ``added``, raw logits as scores, of two
+            candidates with the same token the less likely one, later tokens behind any text, no
+            special tokens, rows without a candidate, gradients through the target.
         precision: of the listed log-probabilities on the wire.
 
     Raises:
@@ -62,8 +66,9 @@ class Sedi(Method):
 
     k: PositiveInt = 100
     window: Window | None = None
+    own: Own | None = None
     entropy_weight: PositiveFloat = 1.0
-    adapter_learning_rate: PositiveFloat = 0.02
+    adapter_learning_rate: PositiveFloat = 0.001
     published: bool = False
     precision: Precision = "float16"
 
@@ -73,6 +78,11 @@ class Sedi(Method):
             raise ValueError(
                 'option "window" has no effect with published, which reads the last row of a '
                 "group; leave it out"
+            )
+        if self.published and self.own is not None:
+            raise ValueError(
+                'option "own" has no effect with published, which adds the student\'s logits to '
+                "the scores; leave it out"
             )
         return self
 
@@ -93,7 +103,8 @@ class Sedi(Method):
         self, tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: Signal, pair: Pair
     ) -> PseudoLabels:
         window: Window = "last" if self.published else self.window or "chain"
-        labelling = Labelling(self.k, window, self.published)
+        own: Own = "added" if self.published else self.own or "rest"
+        labelling = Labelling(self.k, window, own, self.published)
         return labelling.labels(
             tokens, scored, expect(signal, TopTokensWithEntropy), pair.reencoder
         )

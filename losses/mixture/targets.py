@@ -40,7 +40,9 @@ def combine_logprobs(
     >>> [f"{p:.3f}" for p in combine_logprobs(stack, weights, present, "geometric").exp()[0]]
     ['0.839', '0.161']
     """
-    shares = _shares(weights.to(torch.promote_types(stack.dtype, torch.float32)), present)
+    # In float64: a small weight must stay above 0, where it alone is present it is all of it.
+    shares = _shares(weights.double(), present)
+    shares = shares.to(torch.promote_types(stack.dtype, torch.float32))
     counted = (shares > 0).unsqueeze(-1)
     if mean == "arithmetic":
         logs = torch.where(counted, stack.to(shares) + shares.log().unsqueeze(-1), -torch.inf)

@@ -32,6 +32,7 @@ class Candidates:
         ids: the teacher tokens.
         mass: log-probability (nats) of what the teacher wrote of the group and then this token.
         least: the mass of each group's last candidate (nats).
+        left: the mass of all other continuations of each group (nats), -inf for none.
         entropy: how unsure the teacher is of each group (nats).
     """
 
@@ -40,6 +41,7 @@ class Candidates:
     ids: Int64[np.ndarray, "candidate"]
     mass: Float64[np.ndarray, "candidate"]
     least: Float64[np.ndarray, "group"]
+    left: Float64[np.ndarray, "group"]
     entropy: Float64[np.ndarray, "group"]
 
     def only(self, kept: Int64[np.ndarray, "kept"]) -> "Candidates":
@@ -77,12 +79,18 @@ def candidates_of(top: TopTokensWithEntropy, rows: ChunkRows, k: int, window: Wi
     entropy = np.zeros(rows.num_chunks)
     np.add.at(entropy, group, np.exp(before) * top.entropy[number])
     kept, flat_group = _likeliest(mass, group, k)
+    left = np.zeros(rows.num_chunks)
+    np.add.at(left, group, np.exp(before + top.tail[number]))
+    others = mass.ravel().copy()
+    others[kept] = -np.inf
+    np.add.at(left, flat_group, np.exp(others))
     return Candidates(
         group=flat_group[kept],
         token=np.repeat(tokens, ids.shape[1])[kept],
         ids=ids.ravel()[kept].astype(np.int64),
         mass=mass.ravel()[kept],
         least=_last_of_groups(mass.ravel()[kept], flat_group[kept], rows.num_chunks),
+        left=_log(left),
         entropy=entropy,
     )
 
@@ -123,6 +131,12 @@ def _likeliest(
     place = np.arange(len(order)) - np.searchsorted(owners, owners)
     fits: Bool[np.ndarray, "all"] = (place < k) & np.isfinite(flat[order])
     return order[fits], owner
+
+
+def _log(values: Float64[np.ndarray, "group"]) -> Float64[np.ndarray, "group"]:
+    with np.errstate(divide="ignore"):
+        logs: Float64[np.ndarray, "group"] = np.log(values)
+    return logs
 
 
 def _last_of_groups(

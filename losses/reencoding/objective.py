@@ -23,8 +23,10 @@ def pseudo_label_sums(
 ) -> Float[Tensor, "2"]:
     """KL(pseudo-label || student) and the squared difference of entropies, summed over the rows.
 
-    The pseudo-label is ``softmax(scale * log-probabilities + scores)``. The KL has a gradient to
-    the student only, the difference of entropies (nats) to the scale only.
+    With ``own`` "rest" the pseudo-label has the scores as log-probabilities of its tokens, and
+    ``softmax(scale * log-probabilities)`` of all others shares the mass ``rest``. With "added" it
+    is ``softmax(scale * log-probabilities + scores)``. The KL has a gradient to the student only,
+    the difference of entropies (nats) to the scale only.
     """
     tensors = labels.tensors(student.device)
 
@@ -55,19 +57,20 @@ class _Sums(torch.autograd.Function):
         to_scale, sums = torch.zeros_like(scale), table.new_zeros(2)
         for block in _blocks(len(rows), table):
             own = table.index_select(0, rows[block])
-            scores = labels.scores[block].to(own)
-            pseudo = (own * scale).scatter_add_(-1, labels.ids[block], scores)
-            log_target = torch.log_softmax(pseudo, -1)
-            target = torch.exp(log_target, out=pseudo)
+            cut = labels.cut(block)
+            log_target = _log_target(own * scale, cut)
+            target = log_target.exp()
             if targets is not None:
                 targets.index_copy_(0, rows[block], target)
             weighted = log_target.mul_(target)  # p log p
             crossed = target.mul_(own)  # p log q
             entropy = -weighted.sum(-1)
-            gap = entropy - labels.entropy[block].to(own)
+            gap = entropy - cut.entropy.to(own)
             sums += torch.stack([-(entropy + crossed.sum(-1)).sum(), gap.square().sum()])
             if wanted:
                 slope = -2 * gap
+                if labels.own == "rest":
+                    entropy = _of_rest(weighted, crossed, cut)
                 to_scale += (slope * entropy) @ crossed + slope @ weighted.mul_(own)
         ctx.save_for_backward(targets, to_scale)
         return sums
@@ -77,6 +80,31 @@ class _Sums(torch.autograd.Function):
         targets, to_scale = ctx.saved_tensors
         to_kl, to_entropy = gradients[0].unbind()
         return targets * -to_kl, to_scale * to_entropy, None, None
+
+
+def _log_target(scaled: Float[Tensor, "row vocab"], labels: LabelTensors) -> Tensor:
+    """The pseudo-label; ``scaled`` is written over."""
+    scores = labels.scores.to(scaled)
+    if labels.own == "added":
+        return torch.log_softmax(scaled.scatter_add_(-1, labels.ids, scores), -1)
+    others = scaled.scatter_(-1, labels.ids, -torch.inf)
+    others += (labels.rest.to(scaled) - others.logsumexp(-1)).unsqueeze(-1)
+    return others.scatter_(-1, labels.ids, scores)
+
+
+def _of_rest(
+    weighted: Float[Tensor, "row vocab"], crossed: Float[Tensor, "row vocab"], labels: LabelTensors
+) -> Float[Tensor, "row"]:
+    """The scale moves only the rest: the listed tokens' entries are set to zero.
+
+    Returns the entropy of the rest less the log of its mass.
+    """
+    weighted.scatter_(-1, labels.ids, 0)
+    crossed.scatter_(-1, labels.ids, 0)
+    mass = labels.rest.to(weighted).exp()
+    return torch.where(
+        mass > 0, -weighted.sum(-1) / mass.clamp(min=torch.finfo(mass.dtype).tiny), 0
+    )
 
 
 def _blocks(num_rows: int, table: Float[Tensor, "any vocab"]) -> list[slice]:

@@ -9,6 +9,7 @@ not depend on the teacher's offset are ours.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -20,14 +21,19 @@ from losses.reencoding.candidates import Candidates
 from losses.reencoding.reencoder import Pieces
 from losses.signals import Signal
 
+Own: TypeAlias = Literal["rest", "added"]
+"""Where the student's own logits stand in its pseudo-label."""
+
 
 @dataclass(frozen=True)
 class PseudoLabels(Signal):
-    """The student's rows of the common groups: what to add to the logits of which tokens.
+    """The student's rows of the common groups: the scores of which tokens, in nats.
 
     Row ``r`` predicts the token at ``positions[r]``; ``groups[r]`` is its group, which never
-    falls. ``scores`` are nats, zero where a row has fewer tokens. ``entropy`` (nats) is the
-    teacher's. ``byte_ends`` and ``logprob`` are those of the teacher's signal.
+    falls. With ``own`` "rest" scores are log-probabilities, ``rest`` is that of all other tokens
+    together, and a row with fewer tokens repeats its first. With "added" scores are what is added
+    to the student's logits, zero where a row has fewer tokens, and ``rest`` is not read.
+    ``entropy`` (nats) is the teacher's. ``byte_ends`` and ``logprob`` are those of its signal.
     """
 
     byte_ends: Int32[np.ndarray, "teacher_token"]
@@ -37,13 +43,16 @@ class PseudoLabels(Signal):
     entropy: Float32[np.ndarray, "row"]
     ids: Int32[np.ndarray, "row listed"]
     scores: Float32[np.ndarray, "row listed"]
+    rest: Float32[np.ndarray, "row"]
+    own: Own
     num_left_out: int
     """Candidates with later tokens behind a text that the student did not write."""
 
     def tensors(self, device: torch.device) -> "LabelTensors":
         """What the loss reads, on its device."""
-        arrays = (self.positions, self.ids.astype(np.int64), self.scores, self.entropy)
-        return LabelTensors(*(torch.from_numpy(array).to(device) for array in arrays))
+        arrays = (self.positions, self.ids.astype(np.int64), self.scores, self.entropy, self.rest)
+        positions, ids, scores, entropy, rest = (torch.from_numpy(a).to(device) for a in arrays)
+        return LabelTensors(positions, ids, scores, entropy, rest, self.own)
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,19 @@ class LabelTensors:
     ids: Int64[Tensor, "row listed"]
     scores: Float32[Tensor, "row listed"]
     entropy: Float32[Tensor, "row"]
+    rest: Float32[Tensor, "row"]
+    own: Own
 
     def cut(self, part: slice) -> "LabelTensors":
         """These rows."""
-        arrays = (self.positions, self.ids, self.scores, self.entropy)
-        return LabelTensors(*(array[part] for array in arrays))
+        return LabelTensors(
+            self.positions[part],
+            self.ids[part],
+            self.scores[part],
+            self.entropy[part],
+            self.rest[part],
+            self.own,
+        )
 
 
 @dataclass(frozen=True)
@@ -136,13 +153,19 @@ def combined(entries: Entries, num_ids: int, *, last: bool) -> Entries:
 
 
 def padded(
-    entries: Entries, kept: Bool[np.ndarray, "row"]
+    entries: Entries, kept: Bool[np.ndarray, "row"], *, repeat: bool
 ) -> tuple[Int32[np.ndarray, "kept listed"], Float32[np.ndarray, "kept listed"]]:
-    """Ids and masses by row, of the rows that are kept; entries are in the order of their rows."""
+    """Ids and masses by row, of the rows that are kept; entries are in the order of their rows.
+
+    A row with fewer entries repeats its first, or has id 0 with a mass of zero.
+    """
     counts = np.bincount(entries.row, minlength=len(kept))
     place = np.arange(len(entries.row)) - (np.cumsum(counts) - counts)[entries.row]
     ids = np.zeros((len(kept), int(counts.max(initial=0))), dtype=np.int32)
     scores = np.zeros(ids.shape, dtype=np.float32)
     ids[entries.row, place] = entries.ids
     scores[entries.row, place] = entries.mass
+    if repeat and ids.shape[1]:
+        pads = np.arange(ids.shape[1]) >= counts[:, None]
+        ids, scores = np.where(pads, ids[:, :1], ids), np.where(pads, scores[:, :1], scores)
     return ids[kept], scores[kept]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from losses.ensembles import SPACES, ensemble_of
 from orchestrator.config.mixture import MixtureConfig
 from orchestrator.config.problems import Location, Problem
+from orchestrator.config.projection import ProjectionConfig
 from orchestrator.config.teacher import TeacherConfig
 
 RESERVED = "ensemble"
@@ -23,6 +24,7 @@ def targets_problems(
                 f'"{mixture.mean}" has no effect where losses are combined; expected null, or '
                 'mixture.combine "targets"',
             )
+        yield from _projection_problems(teachers)
         return
     if len(teachers) < 2:
         yield Problem(
@@ -33,6 +35,18 @@ def targets_problems(
         return
     problems = [*_name_problems(teachers), *_number_problems(teachers)]
     yield from problems or _method_problems(mixture, teachers)
+
+
+def _projection_problems(teachers: Sequence[TeacherConfig]) -> Iterator[Problem]:
+    """Options of W⁻, which only combined targets read."""
+    for index, teacher in enumerate(teachers):
+        reads = any(entry.method.needs_projection for entry in teacher.methods)
+        if teacher.projection != ProjectionConfig() and not reads:
+            yield Problem(
+                ("teachers", index),
+                "projection has no effect: none of the methods reads W, kl only with "
+                'mixture.combine "targets"; leave it out',
+            )
 
 
 def _name_problems(teachers: Sequence[TeacherConfig]) -> Iterator[Problem]:

@@ -84,7 +84,8 @@ class TeacherConfig(Section):
                 "trust_remote_code is true without a revision; expected the commit of the code "
                 "that is trusted"
             )
-        reads = any(entry.method.needs_projection for entry in self.methods)
+        # ``kl`` reads W⁻ where targets are combined; elsewhere ``targets_problems`` refuses it.
+        reads = any(m.method.needs_projection or m.name == "kl" for m in self.methods)
         if self.projection != ProjectionConfig() and not reads:
             raise ValueError("projection has no effect: none of the methods reads W; leave it out")
         check_device(self.device, self.resources)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from losses.alignment.tokens import Tokens
 from losses.byte_distributions import Converter
 from losses.document import Document, text_document
 from orchestrator.exposure_bias.curve import Curve, exposure_bias
@@ -18,6 +19,7 @@ from orchestrator.exposure_bias.errors import next_byte_errors
 from teachers.backends.transformers import LanguageModel
 from teachers.byte_reading import next_bytes
 from teachers.sampling import Sampling, continuations
+from teachers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,8 @@ class Models:
     token_budget: int = 4096
 
     def can_read(self, document: Document) -> bool:
-        """True if both tokenizers read the text exactly."""
-        models = self.student, self.teacher
-        return all(model.tokenizer.is_faithful(document) for model in models)
+        """True if both tokenizers read the text exactly, and it is not too long for a model."""
+        return all(_reads(model.tokenizer, document) for model in (self.student, self.teacher))
 
     def errors(
         self, texts: Sequence[Document | None], starts: Sequence[int], length: int
@@ -51,6 +52,12 @@ class Models:
         for row, theirs, ours in zip(rows, teacher, student, strict=True):
             errors[row] = next_byte_errors(theirs, ours, starts[row], length)
         return errors
+
+
+def _reads(tokenizer: Tokenizer, document: Document) -> bool:
+    [view] = tokenizer.read([document])
+    longest = tokenizer.max_tokens
+    return isinstance(view, Tokens) and (longest is None or len(view) <= longest)
 
 
 def measure(models: Models, prompts: Sequence[str], sampling: Sampling) -> Curve:
@@ -72,12 +79,12 @@ def measure(models: Models, prompts: Sequence[str], sampling: Sampling) -> Curve
 def _readable(
     models: Models, writer: LanguageModel, prompts: Sequence[str], sampling: Sampling
 ) -> list[Document | None]:
-    """The writer's texts; None for one that a tokenizer does not read exactly."""
+    """The writer's texts; None for one that a model cannot read, see ``Models.can_read``."""
     texts = _written(writer, prompts, sampling)
     found = [text if models.can_read(text) else None for text in texts]
     if lost := found.count(None):
         name = writer.tokenizer.name
-        log.warning("%d of %d texts of %s cannot be read exactly", lost, len(found), name)
+        log.warning("%d of %d texts of %s cannot be read by both models", lost, len(found), name)
     return found
 
 

@@ -74,6 +74,8 @@ class EnsembleTerm(Term):
     def _weights(self, example: Example, scheme: Scheme, step: int) -> list[float]:
         """Each member's weight on a document, as the scheme divides it among those that read it."""
         written = [weight_at(part.weight, step) for part in self.parts]
+        if not any(written):  # as without an ensemble: a loss of weight 0 is still measured
+            written = [1.0] * len(written)
         if scheme.asks is None:
             return written
         read = [i for i, s in enumerate(example.signals) if not isinstance(s, Absent)]

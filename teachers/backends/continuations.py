@@ -26,6 +26,8 @@ TOKENS_AT_ONCE = 512
 TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.02}
 """Mean relative change of hidden states that the self-test allows; 1e-3 in fp32."""
 SLIDING = "sliding_attention"
+KINDS = {"full_attention", SLIDING}
+"""Kinds of layers whose masks are known; others may look alike on a short probe."""
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +173,7 @@ def shares_passes(model: PreTrainedModel) -> bool:
         shared = continuations_of(model, Tokens(ids.cpu().numpy(), ids.cpu().numpy()), cache, 0)
         found = shared.hidden_after(asked)
         plain = PlainContinuations(model, ids).hidden_after(asked)
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         log.warning("%s: no shared pass over continuations (%s)", type(model).__name__, error)
         return False
     finally:
@@ -186,10 +188,16 @@ def shares_passes(model: PreTrainedModel) -> bool:
 
 
 def _masks(model: PreTrainedModel, row: _Row, length: int) -> Tensor | dict[str, Tensor]:
-    """Additive masks ``[1, 1, other, all]``; one for each kind of layer where there are two."""
+    """Additive masks ``[1, 1, other, all]``; one for each kind of layer where there are two.
+
+    Raises:
+        ValueError: a kind of layer is not known.
+    """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
+    if unknown := kinds - KINDS:
+        raise ValueError(f"layers of the kind {min(unknown)}; expected only {sorted(KINDS)}")
     windows = {kind: window if kind == SLIDING else None for kind in kinds}
     if len(windows) > 1:
         return {

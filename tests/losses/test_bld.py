@@ -420,6 +420,7 @@ def test_another_signal_is_refused(side):
     "options",
     [
         {"converter": "one_path", "epsilon": 0.1},
+        {"converter": "one_path", "epsilon": 0.0},
         {"converter": "branches", "beam": 4},
         {"converter": "eot", "marginal": "one_path"},
         {"head": "parallel", "marginal": "one_path"},

@@ -172,6 +172,15 @@ def test_other_tokens_are_refused(noise):
     signal = Kl().signal(teacher, DOCUMENT)
     with pytest.raises(ValueError, match="expected the same tokens"):
         Kl().loss(other, signal, pair, EMPTY)
+    twin = Prediction(
+        tokens=Tokens(np.array([0, 3, 1, 4, 5]), student.tokens.byte_ends),
+        hidden=student.hidden,
+        head=student.head,
+        vocabulary=VOCABULARY,
+        scored=student.scored,
+    )
+    with pytest.raises(ValueError, match="expected the same tokens"):
+        Kl().loss(twin, signal, pair, EMPTY)
     rescored = side(student.hidden, student.head, scored=(False, True, True, True, True))
     with pytest.raises(ValueError, match="sent 3 rows, the student reads 5 tokens and scores 4"):
         Kl().loss(rescored, signal, pair, EMPTY)

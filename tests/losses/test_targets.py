@@ -43,6 +43,17 @@ def test_by_hand():
 
 
 @both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_alone_the_smallest_weight_is_all_of_it(mean, dtype):
+    """Soft shares may be next to nothing; single precision would round them to nothing."""
+    stack = draw(2, 2, 5, seed=0).to(dtype)
+    present = torch.tensor([[True, True], [False, True]])
+    found = combine_logprobs(stack, weights(1e-60, 1), present, mean)
+    torch.testing.assert_close(found, torch.stack([stack[0, 0], stack[1, 1]]))
+    assert found.dtype == dtype
+
+
+@both
 def test_equal_members_are_one(mean):
     stack = draw(1, 4, 5, seed=0).expand(3, -1, -1)
     found = combine_logprobs(stack, weights(1, 2, 0.5), everywhere(stack), mean)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -197,6 +198,15 @@ class TestSpecs:
         assert (w.num_student, w.num_teacher) == (len(other), len(student))
         assert spec.terms[0].projection is None
         assert len(same) == len(student)
+
+    def test_options_of_w_backwards(self):
+        options = "teachers.sentencepiece.projection.top_k=1"
+        w = spec_of(toy("kl", options))[1].terms[1].projection
+        assert np.diff(w.offsets).max() == 1
+        with pytest.raises(ConfigError, match="projection has no effect"):
+            toy("kl", options, "mixture.combine=losses")
+        with pytest.raises(ConfigError, match="projection has no effect"):
+            toy("alm", options)
 
     def test_the_arm_without_teachers(self):
         spec = student_spec(ce_only_config(toy("kl")), Machine(2, 0.0), {})
@@ -433,6 +443,17 @@ class TestTraining:
         alone = lab.trainer(lab.terms(method, TWO))
         expected = lab.step(alone, lab.signals(method, TWO, routed), routed)
         assert first.losses[1] == pytest.approx(expected.losses[1], rel=1e-6)
+
+    def test_a_loss_of_weight_zero_is_still_measured(self, lab):
+        """As without an ensemble: dynamic weights average what is measured."""
+        method = METHODS["alm"]
+        signals = lab.signals(method, TWO, lab.documents)
+        rising = {"same": Schedule(start=0.0, end=1.0, steps=2), "other": Schedule(0.0, 1.0, 2)}
+        found = lab.step(lab.trainer(lab.terms(method, rising)), signals)
+        equal = lab.trainer(lab.terms(method, {"same": 1.0, "other": 1.0}))
+        assert found.weights == (0.5, 0.0)
+        assert found.losses[1] == pytest.approx(lab.step(equal, signals).losses[1], rel=1e-6)
+        assert found.losses[1] > 0
 
     @every_space
     def test_student_gets_closer(self, lab, space):

@@ -177,7 +177,17 @@ output_dir: out
         with pytest.raises(ConfigError, match=r"teachers\.a\.weight changes over the steps"):
             members_of([str(run_file.with_name("scheduled.yaml"))], [], "float32")
 
-    @pytest.mark.parametrize("given", [[1.0], [1.0, 0.0], [1.0, -1.0]])
+    @pytest.mark.parametrize(("combine", "expected"), [("targets", 6.0), ("losses", 2.0)])
+    def test_weights_of_combined_targets_are_those_of_training(
+        self, run_file: Path, combine: str, expected: float
+    ):
+        text = run_file.read_text().replace("{name: kl}", "{name: alm, weight: 3.0}")
+        own = run_file.with_name(f"{combine}.yaml")
+        own.write_text(f"{text}mixture: {{combine: {combine}}}\n")
+        found = members_of([str(own)], [], "float32")
+        assert [member.weight for member in found] == [expected, 1.0]
+
+    @pytest.mark.parametrize("given", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, math.nan]])
     def test_wrong_weights(self, folder: Path, given: list[float]):
         names = [str(folder / name) for name in ("bytelevel", "sentencepiece")]
         with pytest.raises(ConfigError, match="expected 2 numbers above 0"):

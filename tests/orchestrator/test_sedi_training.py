@@ -9,10 +9,17 @@ import torch
 
 from losses.base import Pair
 from losses.methods.sedi import Sedi
+from orchestrator.assets import resolve
+from orchestrator.data import load_documents
 from orchestrator.student.deepspeed import parameter_groups
 from orchestrator.student.module import Term
 from orchestrator.student.trainer import StudentTrainer
+from teachers.backends.transformers import LanguageModel
+from teachers.evaluation import bits_per_byte, score
 from teachers.inside import encode_inside
+from teachers.source import ModelSource
+from teachers.teacher import Teacher
+from teachers.tokenizer import Tokenizer
 
 ADAPTER = "method_modules.0.adapter.scale"
 
@@ -102,3 +109,31 @@ def test_nothing_is_encoded_twice(lab_of):
     assert encoded > 0
     lab.step(trainer)
     assert reencoder.num_encoded == encoded
+
+
+@pytest.mark.slow
+def test_bits_per_byte_of_unseen_documents_fall_alone(request):
+    """The trained toy of another tokenizer teaches the toy student, all the way."""
+    base_type = type(request.getfixturevalue("distillation")())
+    student, teacher = (toy(name) for name in ("student", "sentencepiece"))
+    found = load_documents([str(resolve("asset:toy/train.jsonl"))])
+    readable = [d for d in found if all(m.tokenizer.is_faithful(d) for m in (student, teacher))]
+    documents, method = readable[:24], Sedi()
+    signals = Teacher(teacher, [method]).signals(documents)
+    base = base_type(lambda: student, {"other": teacher}, {"other": method}, documents, signals)
+    trainer, unseen = Lab(base, method).trainer(learning_rate=3e-3), readable[100:120]
+    found = [bits_per_byte(score(student, unseen, 4096))]
+    for _ in range(3):
+        for step in range(7):
+            chosen = [(8 * step + place) % len(documents) for place in range(8)]
+            part = [documents[i] for i in chosen]
+            total = sum(document.num_scored_bytes for document in part)
+            trainer.step(part, [signals[i] for i in chosen], total)
+        found.append(bits_per_byte(score(student, unseen, 4096)))
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.85 * found[0]
+
+
+def toy(name):
+    source = ModelSource(str(resolve(f"asset:toy/{name}")))
+    return LanguageModel.load(source, Tokenizer.load(source, name))

@@ -111,6 +111,28 @@ def test_a_model_that_ignores_the_mask_is_asked_in_plain_passes(
 
 
 @torch.no_grad()
+def test_layers_with_other_masks_are_asked_in_plain_passes(language_model, monkeypatch, caplog):
+    """Llama 4's chunks are longer than the probe, which would not tell them from full attention."""
+    model = language_model("llama").model
+    kinds = ["full_attention", "chunked_attention"]
+    monkeypatch.setattr(model.config, "layer_types", kinds, raising=False)
+    with caplog.at_level(logging.WARNING):
+        assert not shares_passes(model)
+    assert "layers of the kind chunked_attention" in caplog.text
+
+
+@torch.no_grad()
+def test_a_model_that_looks_up_what_is_not_there(language_model, monkeypatch, caplog):
+    def missing(model, row, length):
+        return {}["linear_attention"]
+
+    monkeypatch.setattr("teachers.backends.continuations._masks", missing)
+    with caplog.at_level(logging.WARNING):
+        assert not shares_passes(language_model("llama").model)
+    assert "no shared pass" in caplog.text
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["branches", "beam"])
 def test_converters_do_not_care_how_the_model_is_asked(language_model, name):
     model = language_model("gemma3")

@@ -1,5 +1,7 @@
 """Converters against enumeration, and what must not change them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,16 @@ from losses.prediction import Head, Prediction
 WORDS = (b"a", b"b", b"ab", b"aba", b"ba", b"bab", b"\xff", b"\xff\xff", b"a", b"ab\xff")
 """Two ids of ``a``, and bytes at the end of the range."""
 paths = st.lists(st.integers(0, len(WORDS) - 1), min_size=1, max_size=4)
+
+
+@dataclass(frozen=True)
+class Same:
+    """A model that says the same after every history."""
+
+    logits: torch.Tensor
+
+    def hidden_after(self, continuations):
+        return self.logits.expand(len(continuations), -1)
 
 
 def shares(masses):
@@ -158,6 +170,25 @@ def test_a_row_without_mass_is_left_out(toy):
     assert signal.positions.tolist() == [0, 2]  # nothing begins with an a
 
 
+def test_a_beam_without_a_possible_state_starts_again(toy):
+    model = toy.random_model(0, (b"ab", b"b"))
+    rows = np.array([[0, 1.0, 0, 0], [0.0, 0.5, 0.5, 0], [0.25, 0.25, 0.25, 0.25]])
+    never = type(model)(model.vocabulary, lambda history: rows[len(history)])
+    document = chat_document("d", [("assistant", "ab")])
+    signal = convert(never.predict([0]), document, Converter("beam"))
+    assert signal.positions.tolist() == [0, 2]  # nothing begins with an a
+
+
+def test_a_beam_that_prunes_all_states_starts_again(toy):
+    """After ``ab`` there are three states of a third each, and less than 0.34 is dropped."""
+    model = toy.random_model(0, (b"a", b"a", b"ab", b"b"))
+    first, later = np.array([0.35, 0.35, 0.3, 0, 0, 0]), np.array([0, 0, 0, 6, 1, 0]) / 7
+    thirds = type(model)(model.vocabulary, lambda history: later if history else first)
+    document = chat_document("d", [("assistant", "abb")])
+    signal = convert(thirds.predict([2, 3]), document, Converter("beam", epsilon=0.34))
+    assert signal.positions.tolist() == [0, 1, 3]  # at byte 2 no token ends, and none goes on
+
+
 def test_the_order_of_ids_does_not_matter(toy):
     model, ids = toy.random_model(5, WORDS, order=1), [2, 4, 7]
     turned = np.random.default_rng(0).permutation(len(model.vocabulary))
@@ -254,6 +285,9 @@ def test_a_rare_prefix_keeps_its_digits(seed):
         scored=torch.tensor([False, True]),
     )
     found = shares(one_path_masses(prediction))[2, 97:103]
+    assert np.allclose(found, weights[20:26] / weights[20:26].sum(), atol=1e-9)
+    prediction.continuations = Same(logits[0])
+    found = shares(beam_masses(prediction, prediction.continuations, 10, 0.01))[2, 97:103]
     assert np.allclose(found, weights[20:26] / weights[20:26].sum(), atol=1e-9)
 
 

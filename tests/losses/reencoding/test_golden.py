@@ -133,6 +133,8 @@ def test_stopped_gradients(toy, collision):
         entropy=np.array(expected["entropy_teacher"], dtype=np.float32),
         ids=np.tile(np.arange(8, dtype=np.int32), (4, 1)),
         scores=scores,
+        rest=np.zeros(4, dtype=np.float32),
+        own="added",
         num_left_out=0,
     )
     kl, entropy = pseudo_label_sums(toy.student, labels, torch.ones(8).double()) / 4
@@ -233,7 +235,7 @@ def check_case(case, *, published):
         entropy=np.zeros(count, dtype=np.float32),
         level=np.zeros(count, dtype=np.float32),
     )
-    method = Sedi(k=k, published=True) if published else Sedi(k=k, window="last")
+    method = Sedi(k=k, published=True) if published else Sedi(k=k, window="last", own="added")
     labels = method.ahead(tokens, scored, top, pair)
     name = "pseudo_literal_last" if published else "pseudo_max_prefix_checked"
     wanted = {

@@ -85,7 +85,9 @@ def brute_force(world, teacher, student, k, window):
 def test_brute_force(world, entries, window, k):
     for seed in range(4):
         teacher, student = world.teacher(seed), world.student()
-        labels = world.ahead(Sedi(k=k, window=window, precision=EXACT), teacher, student)
+        labels = world.ahead(
+            Sedi(k=k, window=window, own="added", precision=EXACT), teacher, student
+        )
         expected, entropy = brute_force(world, teacher, student, k, window)
         found = entries(labels)
         expected = {key: score for key, score in expected.items() if abs(score) > 1e-5}
@@ -105,9 +107,10 @@ def test_the_toy_document_has_every_kind_of_group(world):
     assert sizes == [(1, 2), (2, 3), (1, 2), (2, 1), (1, 1), (1, 1), (1, 1), (2, 1)]
 
 
+@pytest.mark.parametrize("own", ["rest", "added"])
 @pytest.mark.parametrize("window", ["chain", "last"])
-def test_an_offset_of_the_teacher_changes_nothing(world, window):
-    method = Sedi(k=5, window=window, precision=EXACT)
+def test_an_offset_of_the_teacher_changes_nothing(world, window, own):
+    method = Sedi(k=5, window=window, own=own, precision=EXACT)
     plain = world.ahead(method, world.teacher(3))
     shifted = world.ahead(method, world.teacher(3, shift=-17.0))
     np.testing.assert_allclose(shifted.scores, plain.scores, atol=1e-4)
@@ -135,7 +138,7 @@ def test_by_hand(world, entries):
     text = " cats"
     teacher = peaked(world, {1: {1: 0.5, 6: 0.3, 5: 0.2}, 2: {2: 0.8, 3: 0.2}}, text)
     student = world.student(text=text)
-    labels = world.ahead(Sedi(k=4, precision=EXACT), teacher, student)
+    labels = world.ahead(Sedi(k=4, own="added", precision=EXACT), teacher, student)
     logs = {21: 0.4, 6: 0.3, 5: 0.2, 3: 0.1}
     assert entries(labels) == pytest.approx(
         {(1, index): math.log(p / 0.1) for index, p in logs.items() if p > 0.1}, abs=1e-5
@@ -144,7 +147,7 @@ def test_by_hand(world, entries):
     second = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2))
     first = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
     assert labels.entropy[0] == pytest.approx(first + 0.5 * second, abs=1e-5)
-    last = world.ahead(Sedi(k=2, window="last", precision=EXACT), teacher, student)
+    last = world.ahead(Sedi(k=2, window="last", own="added", precision=EXACT), teacher, student)
     assert entries(last) == pytest.approx({(1, 21): math.log(4)}, abs=1e-5)
     assert last.entropy[0] == pytest.approx(second, abs=1e-5)
 
@@ -154,7 +157,7 @@ def test_collisions_add_up(world, entries):
     text = " cats"
     teacher = peaked(world, {1: {1: 1.0}, 2: {10: 0.3, 3: 0.4, 8: 0.2, 9: 0.1}}, text)
     labels = world.ahead(
-        Sedi(k=4, window="last", precision=EXACT), teacher, world.student(text=text)
+        Sedi(k=4, window="last", own="added", precision=EXACT), teacher, world.student(text=text)
     )
     assert entries(labels)[1, 3] == pytest.approx(math.log(0.7 / 0.1), abs=1e-5)
     published = Sedi(k=4, published=True, precision=EXACT)
@@ -168,7 +171,7 @@ def test_later_tokens_count_behind_what_was_written(world, entries):
     teacher = peaked(world, {1: {1: 1.0}, 2: {3: 1.0}, 3: {4: 0.6, 5: 0.4}}, text)
     student = world.student(text=text)
     assert student.tokens.ids.tolist() == [0, 3, 4]
-    labels = world.ahead(Sedi(k=2, window="last", precision=EXACT), teacher, student)
+    labels = world.ahead(Sedi(k=2, window="last", own="added", precision=EXACT), teacher, student)
     assert entries(labels) == pytest.approx(
         {(1, 3): math.log(1 / 0.4), (2, 4): math.log(1.5)}, abs=1e-4
     )
@@ -181,7 +184,7 @@ def test_a_later_token_behind_another_text_is_left_out_and_counted(world, entrie
     text = " clowder"
     teacher = peaked(world, {1: {1: 0.6, 25: 0.4}, 2: {3: 1.0}, 3: {4: 1.0}}, text)
     student = world.student(text=text)
-    labels = world.ahead(Sedi(k=2, precision=EXACT), teacher, student)
+    labels = world.ahead(Sedi(k=2, own="added", precision=EXACT), teacher, student)
     assert labels.num_left_out == 1
     assert entries(labels) == pytest.approx(
         {(1, 3): math.log(1.5), (2, 4): math.log(1.5)}, abs=1e-4
@@ -190,14 +193,14 @@ def test_a_later_token_behind_another_text_is_left_out_and_counted(world, entrie
     digits, student = peaked(world, {1: {26: 0.6, 25: 0.3, 2: 0.1}}, "12"), world.student(text="12")
     method = Sedi(k=3, published=True, precision=EXACT)
     assert (2, 16) in entries(world.ahead(method, digits, student))
-    checked = world.ahead(Sedi(k=3, precision=EXACT), digits, student)
+    checked = world.ahead(Sedi(k=3, own="added", precision=EXACT), digits, student)
     assert (2, 16) not in entries(checked)
 
 
 def test_ends_are_paired_by_role_and_other_specials_dropped(world, entries):
     teacher = peaked(world, {1: {16: 0.4, 23: 0.3, 24: 0.2, 17: 0.1}}, "1")
     student = world.student(text="1")
-    labels = world.ahead(Sedi(k=4, precision=EXACT), teacher, student)
+    labels = world.ahead(Sedi(k=4, own="added", precision=EXACT), teacher, student)
     assert entries(labels) == pytest.approx({(1, 16): math.log(4), (1, 22): math.log(3)}, abs=1e-4)
     published = Sedi(k=4, published=True, precision=EXACT)
     raw = world.ahead(published, teacher, student)
@@ -207,7 +210,9 @@ def test_ends_are_paired_by_role_and_other_specials_dropped(world, entries):
 def test_an_end_behind_a_text(world, entries):
     """A " c" and then the end, where the student wrote " cats"."""
     teacher = peaked(world, {1: {1: 1.0}, 2: {2: 0.7, 23: 0.3}}, " cats")
-    labels = world.ahead(Sedi(k=2, precision=EXACT), teacher, world.student(text=" cats"))
+    labels = world.ahead(
+        Sedi(k=2, own="added", precision=EXACT), teacher, world.student(text=" cats")
+    )
     assert set(labels.ids[0].tolist()) == {21, 1}
 
 
@@ -221,7 +226,7 @@ def test_a_turn_ends_with_each_side_s_own_token(world, entries):
     tokens = Tokens(np.array([0, 16, 22]), ends)
     hidden = torch.zeros(3, len(world.student_vocabulary), dtype=torch.float64)
     student = world.predict(hidden, tokens, world.student_vocabulary)
-    labels = world.ahead(Sedi(k=2, precision=EXACT), teacher, student)
+    labels = world.ahead(Sedi(k=2, own="added", precision=EXACT), teacher, student)
     assert entries(labels)[2, 22] == pytest.approx(math.log(4), abs=1e-4)
 
 
@@ -245,7 +250,7 @@ def test_a_space_put_before_the_text_is_none_of_it(world, entries, theirs, ours)
     own = side(world.student_vocabulary, ours)
     hidden = torch.zeros(len(own), len(world.student_vocabulary), dtype=torch.float64)
     student = world.predict(hidden, own, world.student_vocabulary)
-    labels = world.ahead(Sedi(k=3, precision=EXACT), teacher, student)
+    labels = world.ahead(Sedi(k=3, own="added", precision=EXACT), teacher, student)
     assert (1, int(own.ids[1])) in entries(labels)
     first = {index for position, index in entries(labels) if position == 1}
     assert first <= {int(own.ids[1]), 6}

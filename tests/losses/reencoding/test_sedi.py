@@ -13,9 +13,10 @@ from losses.signals import TokenLikelihoods
 
 EXACT = "float32"
 METHODS = [
-    Sedi(k=6, precision=EXACT),
+    Sedi(k=6, own="added", precision=EXACT),
     Sedi(k=6, window="last", precision=EXACT),
     Sedi(k=6, published=True, precision=EXACT),
+    Sedi(k=6, precision=EXACT),
 ]
 STEP = 1e-6
 
@@ -176,6 +177,8 @@ def flat(world, student, score, entropy):
         entropy=entropy,
         ids=np.tile(np.arange(size, dtype=np.int32), (rows, 1)),
         scores=np.full((rows, size), score, dtype=np.float32),
+        rest=np.zeros(rows, dtype=np.float32),
+        own="added",
         num_left_out=0,
     )
 
@@ -210,12 +213,13 @@ def test_every_option_changes_the_result(world):
         Sedi(k=6, precision=EXACT),
         Sedi(k=6, precision="bfloat16"),
         Sedi(k=6, window="last"),
+        Sedi(k=6, own="added"),
         Sedi(k=6, published=True),
         Sedi(k=6, entropy_weight=0.5),
     ]
     totals = {round(world.loss(method).total.item(), 9) for method in methods}
     assert len(totals) == len(methods)
-    assert Sedi().modules_learning_rate == 0.02
+    assert Sedi().modules_learning_rate == 0.001
     assert Sedi(adapter_learning_rate=0.2).modules_learning_rate == 0.2
 
 
@@ -223,6 +227,7 @@ def test_every_option_changes_the_result(world):
     "options",
     [
         {"published": True, "window": "last"},
+        {"published": True, "own": "added"},
         {"k": 0},
         {"window": "first"},
         {"entropy_weight": 0.0},

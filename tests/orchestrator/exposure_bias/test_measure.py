@@ -2,6 +2,8 @@
 
 import json
 import math
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,16 @@ def test_a_student_that_is_the_teacher_has_none(language_model):
     assert len(curve) >= 3
     assert not curve.student_error.any()
     assert not curve.percent.any()
+
+
+def test_a_text_too_long_for_a_model_is_not_read(pair: Models):
+    """It would read on beyond its positions and say something wrong."""
+    short = copy(pair.teacher.tokenizer)
+    short.max_tokens = 5  # with the start token
+    models = replace(pair, teacher=replace(pair.teacher, tokenizer=short))
+    texts = [text_document("d", text) for text in ("abca", "abcab")]
+    assert [models.can_read(text) for text in texts] == [True, False]
+    assert all(pair.can_read(text) for text in texts)
 
 
 def test_unlike_tokenizers(language_model, caplog):
