@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 from orchestrator.config import Resources, RunConfig
 from orchestrator.errors import ResourcesError
@@ -48,7 +49,7 @@ def running(config: RunConfig) -> Iterator[Machine]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local = "RAY_ADDRESS" not in os.environ
     with tempfile.TemporaryDirectory(prefix="tutelage-") as empty:
-        ray.init(
+        _start_ray(
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"working_dir": empty, "env_vars": WORKER_VARIABLES},
@@ -58,6 +59,16 @@ def running(config: RunConfig) -> Iterator[Machine]:
             yield _machine(config, local=local)
         finally:
             ray.shutdown()
+
+
+@retry(
+    retry=retry_if_exception_message(match=".*timed out during startup"),
+    stop=stop_after_attempt(3),
+    reraise=True,
+)
+def _start_ray(**options: Any) -> None:
+    """``ray.init``, again if it was late: it gives itself 30 s, too few on a busy machine."""
+    ray.init(**options)
 
 
 def _local_options(config: RunConfig) -> dict[str, Any]:
