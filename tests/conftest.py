@@ -139,3 +139,11 @@ def language_model(tokenizers: dict[str, Tokenizer]) -> Callable[..., LanguageMo
 def documents() -> list[Document]:
     """Five documents of very different lengths."""
     return [text_document(f"d{index}", text) for index, text in enumerate(TEXTS)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray drops processes of its own without waiting for them where the machine is slow."""
+    late = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(late)
