@@ -71,7 +71,7 @@ def main() -> None:
     keep_layers(student.model, kept_layers(depth, None, config.student.drop_layers))
     rows = []
     for entry in config.teachers:
-        teacher = _load(teacher_source(entry))
+        teacher = _load(teacher_source(entry, config.student))
         pair = _pair(student, teacher)
         forward = _milliseconds(lambda model=teacher: model.predictions(documents))
         for name in method_names():

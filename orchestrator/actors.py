@@ -10,7 +10,8 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from orchestrator.cluster import WORKER_VARIABLES, Machine, fair_gpus
 from orchestrator.config import Resources, RunConfig
 from orchestrator.errors import ResourcesError, WorkerLost
-from orchestrator.student.worker import StudentSpec, StudentWorker
+from orchestrator.student.spec import StudentSpec
+from orchestrator.student.worker import StudentWorker
 from teachers.actor import TeacherActor, TeacherSpec
 
 
@@ -19,7 +20,7 @@ def start_teachers(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """One actor a teacher, by name, and the references of their loading, which goes on."""
     actors: dict[str, Any] = {}
-    for spec, teacher in zip(specs, config.teachers, strict=True):
+    for spec, teacher in zip(specs, config.teacher_actors, strict=True):
         gpus = fair_gpus(teacher.resources, teacher.device, config, machine)
         options = _options(teacher.resources, gpus, spec.threads)
         actors[spec.name] = ray.remote(TeacherActor).options(**options).remote()

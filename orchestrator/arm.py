@@ -18,6 +18,7 @@ from orchestrator.data import documents_of_step
 from orchestrator.errors import TrainingDiverged
 from orchestrator.interruption import StopRequest
 from orchestrator.metrics import MetricsWriter, gradient_shares, step_metrics
+from orchestrator.renewal import Renewal
 from orchestrator.stream import Request, StepBatch, stream
 from orchestrator.student.trainer import StepReport
 from teachers.evaluation import DocumentScore, bits_per_byte
@@ -33,6 +34,8 @@ class Arm:
     students: dict[str, Any]
     teachers: dict[str, Any]
     names: tuple[str, ...]
+    renewal: Renewal | None = None
+    """How a teacher follows the student, if one does."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def train_arm(arm: Arm, course: Course, start: Position, progress: Progress) -> 
     psutil.cpu_percent()  # the next call tells the mean since this one
     batches = batches_from(start.step, course.train, course.config)
     with MetricsWriter(course.folder, start.step) as metrics:
-        for request in stream(batches, arm.teachers, config.prefetch):
+        for request in stream(batches, arm.teachers, config.prefetch, arm.renewal):
             began = time.perf_counter()
             values = _train_step(arm, request, config.gradient_share_steps, config.timeout_s, tally)
             _count_time(tally, time.perf_counter() - began)
@@ -90,6 +93,7 @@ def _train_step(
     measured, began = _every(share_steps, request.batch.step), time.perf_counter()
     report, waited = run_step(arm, request, measured, timeout_s)
     tally.add(report.num_tokens, gradient_shares(report, arm.names), waited)
+    tally.num_bytes += request.batch.num_scored_bytes
     return step_metrics(report, arm.names, waited, time.perf_counter() - began)
 
 

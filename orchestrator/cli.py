@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from orchestrator.ensemble_command import ensemble
 from orchestrator.evaluate_command import EvaluateCommand, evaluate
 from orchestrator.explained import explained, interruptible
+from orchestrator.hypernetwork.command import hypernet
 from orchestrator.printing import print_fields
 
 EXIT_CODES_HELP = (
@@ -191,6 +193,8 @@ def show(run_file: RunFile, overrides: Overrides = None) -> None:
 
 
 app.command(cls=EvaluateCommand)(evaluate)
+app.add_typer(hypernet)
+app.command()(ensemble)
 
 
 @app.command()
@@ -200,13 +204,38 @@ def export(
     dtype: Annotated[
         Dtype | None, typer.Option(help="Number format of weights; theirs by default.")
     ] = None,
+    keep_padding: Annotated[
+        bool, typer.Option("--keep-padding", help="Keep rows of embeddings that no token has.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write model, tokenizer and generation settings to a folder for ``from_pretrained``."""
+    """Write model, tokenizer, generation settings and a model card for ``from_pretrained``."""
     with explained():
         from orchestrator.export import export as write
 
-        print_fields(asdict(write(checkpoint, target, dtype)), as_json)
+        result = write(checkpoint, target, dtype, keep_padding=keep_padding)
+        print_fields(asdict(result), as_json)
+
+
+@app.command()
+def transfer(
+    run_file: RunFile,
+    overrides: Overrides = None,
+    target: Annotated[
+        Path | None, typer.Option(help="New folder; OUTPUT_DIR-zero-shot by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the student with its new tokenizer, untrained, to a folder for ``from_pretrained``."""
+    with explained():
+        from orchestrator.config import load_run
+
+        config = load_run(run_file, overrides or [])
+        from orchestrator.zero_shot import write_zero_shot
+
+        written = write_zero_shot(config, target)
+        report = asdict(written.report)
+        print_fields({"folder": written.folder, **report, "num_bytes": written.num_bytes}, as_json)
 
 
 @app.command()

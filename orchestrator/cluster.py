@@ -90,7 +90,7 @@ def _machine(config: RunConfig, *, local: bool) -> Machine:
 
 def cpus_asked(config: RunConfig) -> float:
     """CPUs of all actors together."""
-    teachers = sum(teacher.resources.cpus for teacher in config.teachers)
+    teachers = sum(teacher.resources.cpus for teacher in config.teacher_actors)
     return float(teachers + config.student.num_ranks * config.student.resources.cpus)
 
 
@@ -111,5 +111,5 @@ def fair_gpus(resources: Resources, device: str, config: RunConfig, machine: Mac
         )
     if asked is not None:
         return float(asked)
-    num_actors = len(config.teachers) + config.student.num_ranks
+    num_actors = len(config.teacher_actors) + config.student.num_ranks
     return min(1.0, int(100 * machine.num_gpus / num_actors) / 100)

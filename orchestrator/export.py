@@ -1,7 +1,8 @@
-"""A checkpoint as a clean folder for others: model, tokenizer, generation settings, nothing else.
+"""A checkpoint as a clean folder for others: model, tokenizer, generation settings, model card.
 
-What training needs beside (the optimizer's state, the data cursor) stays behind. The new folder
-appears under its name only after it was loaded and compared with the checkpoint.
+What training needs beside (the optimizer's state, the data cursor) stays behind. Adapters are
+merged, and rows of the embeddings that no token has are cut off. The new folder appears under its
+name only after it was loaded and compared with the checkpoint.
 """
 
 import hashlib
@@ -18,9 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from orchestrator.adapter_folder import merged_folder
 from orchestrator.atomic import atomic_folder
 from orchestrator.checkpoint.contents import COMPLETE, flaw_of
 from orchestrator.errors import ConfigError
+from orchestrator.model_card import CARD, model_card
+from orchestrator.padding import RowCut, check_logits, find_padding
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
@@ -52,27 +56,67 @@ class Exported:
     num_tensors: int
     num_parameters: int
     num_bytes: int
+    num_rows_cut: int = 0
 
 
-def export(checkpoint: Path, target: Path, dtype: str | None = None) -> Exported:
+@dataclass(frozen=True)
+class Change:
+    """What becomes of tensors and configuration on their way.
+
+    Args:
+        dtype: number format of the weights; None leaves it.
+        cut: padded rows that go; None if there are none.
+    """
+
+    dtype: str | None
+    cut: RowCut | None
+
+    def tensor(self, name: str, value: Tensor) -> Tensor:
+        """A tensor as it is written."""
+        kept = value if self.cut is None else self.cut.tensor(name, value)
+        return kept if self.dtype is None else _cast(kept, self.dtype)
+
+    def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration as it is written."""
+        found = dict(config) if self.cut is None else self.cut.config(config)
+        return found if self.dtype is None else _with_dtype(found, self.dtype)
+
+
+def export(
+    checkpoint: Path, target: Path, dtype: str | None = None, *, keep_padding: bool = False
+) -> Exported:
     """Write the checkpoint's model and tokenizer to a new folder that ``from_pretrained`` opens.
 
     Args:
-        checkpoint: ``checkpoint-N`` or ``final`` of a run, or any model folder.
+        checkpoint: ``checkpoint-N`` or ``final`` of a run, any model folder, or one of peft
+            adapters, which are merged into the model that they name.
         target: must not exist.
         dtype: number format of the weights, theirs by default.
+        keep_padding: leave rows of the embeddings that no token has.
 
     Raises:
         ConfigError: there is no whole checkpoint, or what was written differs from it.
         FileExistsError: the target exists.
     """
+    with merged_folder(checkpoint) as source:
+        return _export(source, checkpoint, target, (dtype, keep_padding))
+
+
+def _export(
+    checkpoint: Path, given: Path, target: Path, options: tuple[str | None, bool]
+) -> Exported:
+    """The same from a folder of whole weights; ``given`` is what the user named."""
     files = _files(checkpoint)
+    dtype, keep_padding = options
     try:
         with atomic_folder(target.absolute()) as folder:
+            change = Change(dtype, None if keep_padding else _padding(checkpoint))
             for file in files:
-                _copy(file, folder / file.name, dtype)
-            _complete_settings(folder, dtype)
-            tensors = _check(checkpoint, folder, dtype)
+                _copy(file, folder / file.name, change)
+            _complete_settings(folder, change)
+            tensors = _check(checkpoint, folder, change)
+            card = model_card(given, target.name)
+            (folder / CARD).write_text(card, encoding="utf-8")
     except SafetensorError as error:
         raise ConfigError(
             f"{checkpoint}: its weights cannot be read ({error}); expected whole safetensors "
@@ -84,6 +128,7 @@ def export(checkpoint: Path, target: Path, dtype: str | None = None) -> Exported
         num_tensors=len(tensors),
         num_parameters=sum(t.numel() for t in tensors.values()),
         num_bytes=sum(path.stat().st_size for path in target.iterdir()),
+        num_rows_cut=0 if change.cut is None else change.cut.num_rows,
     )
 
 
@@ -115,11 +160,21 @@ def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     return sorted(found)
 
 
-def _copy(source: Path, target: Path, dtype: str | None) -> None:
-    if dtype is None or source.suffix != ".safetensors":
+def _padding(checkpoint: Path) -> RowCut | None:
+    """The rows that no token has."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in _matching(checkpoint, WEIGHTS):
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    return find_padding(checkpoint, AutoTokenizer.from_pretrained(checkpoint), shapes)
+
+
+def _copy(source: Path, target: Path, change: Change) -> None:
+    if change == Change(None, None) or source.suffix != ".safetensors":
         shutil.copyfile(source, target)
         return
-    tensors = {name: _cast(tensor, dtype) for name, tensor in load_file(source).items()}
+    tensors = {name: change.tensor(name, value) for name, value in load_file(source).items()}
     save_file(tensors, target, metadata={"format": "pt"})
 
 
@@ -127,16 +182,32 @@ def _cast(tensor: Tensor, dtype: str) -> Tensor:
     return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
 
 
-def _complete_settings(folder: Path, dtype: str | None) -> None:
-    """Name the number format in the configuration; add generation settings if there are none."""
-    if dtype is not None:
+def _complete_settings(folder: Path, change: Change) -> None:
+    """Correct the configuration; add generation settings if there are none."""
+    if change != Change(None, None):
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(_with_dtype(config, dtype), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(change.config(config), indent=2) + "\n", encoding="utf-8")
+        _correct_index(folder)
     if not (folder / "generation_config.json").is_file():
         GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder)).save_pretrained(
             folder
         )
+
+
+def _correct_index(folder: Path) -> None:
+    """Several files of weights have an index that knows their size."""
+    path = folder / WEIGHTS_INDEX
+    if not path.is_file():
+        return
+    index = json.loads(path.read_text(encoding="utf-8"))
+    tensors = [pair[1] for file in _matching(folder, WEIGHTS) for pair in _tensors(file)]
+    index["metadata"] = {
+        **index.get("metadata", {}),
+        "total_parameters": sum(tensor.numel() for tensor in tensors),
+        "total_size": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }
+    path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -150,7 +221,7 @@ def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return {**config, **parts, **(named or {"dtype": dtype})}
 
 
-def _check(checkpoint: Path, folder: Path, dtype: str | None) -> dict[str, Tensor]:
+def _check(checkpoint: Path, folder: Path, change: Change) -> dict[str, Tensor]:
     """Load the folder as a user would and compare it with the checkpoint; gives its tensors.
 
     Raises:
@@ -165,10 +236,12 @@ def _check(checkpoint: Path, folder: Path, dtype: str | None) -> dict[str, Tenso
         raise ConfigError(f"{checkpoint}: the weights do not fit config.json: {wrong}")
     loaded = model.state_dict()
     for name, tensor in expected.items():
-        wanted = tensor if dtype is None else _cast(tensor, dtype)
+        wanted = change.tensor(name, tensor)
         if name not in loaded or digest(loaded[name]) != digest(wanted):
             raise ConfigError(f"{checkpoint}: {name} differs after loading; nothing was written")
-    _check_tokenizer(checkpoint, folder)
+    ids = _check_tokenizer(checkpoint, folder)
+    if change.cut is not None:
+        check_logits(checkpoint, folder, torch.tensor([ids]), change.cut)
     return {name: loaded[name] for name in expected}
 
 
@@ -184,7 +257,10 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(header + content.tobytes()).hexdigest()
 
 
-def _check_tokenizer(checkpoint: Path, folder: Path) -> None:
+def _check_tokenizer(checkpoint: Path, folder: Path) -> list[int]:
+    """Compare both tokenizers on the probe; gives its ids."""
     before, after = (AutoTokenizer.from_pretrained(path) for path in (checkpoint, folder))
-    if before(PROBE)["input_ids"] != after(PROBE)["input_ids"]:
+    ids: list[int] = before(PROBE)["input_ids"]
+    if ids != after(PROBE)["input_ids"]:
         raise ConfigError(f"{checkpoint}: its tokenizer reads text differently after the copy")
+    return ids

@@ -62,7 +62,8 @@ def _members(reference: str, dtype: str) -> Iterator[Member]:
         weight = float(teacher.weight)
         if config.mixture.ensemble is not None:  # as in training
             weight *= teacher.methods[0].weight
-        yield Member(teacher.name, teacher_source(teacher), weight, teacher.start_token)
+        source = teacher_source(teacher, config.student)
+        yield Member(teacher.name, source, weight, teacher.start_token)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -1,10 +1,14 @@
-"""``tutelage init``: a run or experiment file that comes with tutelage, copied to be changed."""
+"""``tutelage init``: a file that comes with tutelage, copied to be changed."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from orchestrator.config.shipped import shipped_experiments, shipped_run_files
+from orchestrator.config.shipped import (
+    shipped_experiments,
+    shipped_hypernetworks,
+    shipped_run_files,
+)
 from orchestrator.errors import ConfigError
 
 
@@ -17,12 +21,12 @@ class Recipe:
 
 
 def recipes() -> list[Recipe]:
-    """Every shipped run file, then the experiments."""
+    """Every shipped run file, then the experiments, then the hypernetworks."""
     return [Recipe(name.removesuffix(".yaml"), _purpose(path)) for name, path in _files().items()]
 
 
 def _files() -> dict[str, Path]:
-    return shipped_run_files() | shipped_experiments()
+    return shipped_run_files() | shipped_experiments() | shipped_hypernetworks()
 
 
 def _purpose(path: Path) -> str:

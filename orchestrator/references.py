@@ -4,7 +4,7 @@ Everything is looked at before anything is loaded, and all that is wrong is told
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from orchestrator.assets import resolve
 from orchestrator.config import RunConfig
 from orchestrator.errors import ConfigError
 from orchestrator.sources import model_path
+from orchestrator.student.embeddings.options import BYTES
 
 ASSET = "asset:"
+
+TOKENIZER_PLACE = "student.tokenizer"
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -61,9 +64,9 @@ def find_references(config: RunConfig) -> Found:
         except ValueError as error:
             problems.append(f"{reference.place}: {error}")
         else:
-            check = _model_problems if reference in model_references(config) else _data_problems
+            check = _check_of(reference)
             problems += [f"{reference.place}: {text}" for text in check(path, reference.text)]
-    problems += [f"output_dir: {text}" for text in _output_problems(config.output_dir)]
+    problems += [f"output_dir: {text}" for text in output_problems(config.output_dir)]
     return Found(tuple(problems), tuple(unfetched))
 
 
@@ -98,12 +101,18 @@ def model_references(config: RunConfig) -> list[Reference]:
     teachers = [
         Reference(teacher_place(config, index), teacher.model)
         for index, teacher in enumerate(config.teachers)
+        if teacher.model is not None
     ]
-    return [Reference("student.init", config.student.init), *teachers]
+    own, given = Reference("student.init", config.student.init), config.student.tokenizer
+    if not config.student.transfers or given in (None, BYTES):
+        return [own, *teachers]
+    return [own, Reference(TOKENIZER_PLACE, given), *teachers]
 
 
 def teacher_place(config: RunConfig, index: int, key: str = "model") -> str:
-    """YAML path of a teacher's key."""
+    """YAML path of a teacher's key; the model of one of kind ``self`` is that of the student."""
+    if key == "model" and config.teachers[index].model is None:
+        return "student.init"
     return f"teachers[{index}] ({config.teachers[index].name}).{key}"
 
 
@@ -136,6 +145,12 @@ def _located(reference: Reference) -> Path | None:
     return folder if folder.is_absolute() else None
 
 
+def _check_of(reference: Reference) -> Callable[[Path | None, str], Iterator[str]]:
+    if reference.place.startswith("data."):
+        return _data_problems
+    return _tokenizer_problems if reference.place == TOKENIZER_PLACE else _model_problems
+
+
 def _model_problems(folder: Path | None, text: str) -> Iterator[str]:
     if folder is None:
         return
@@ -144,7 +159,15 @@ def _model_problems(folder: Path | None, text: str) -> Iterator[str]:
         return
     if not (folder / "config.json").is_file():
         yield f"{folder} holds no config.json; expected the folder of a model"
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    yield from _tokenizer_problems(folder, text)
+
+
+def _tokenizer_problems(folder: Path | None, text: str) -> Iterator[str]:
+    if folder is None:
+        return
+    if not folder.is_dir():
+        yield f"{text} is a file; expected the folder of a tokenizer"
+    elif not any((folder / name).is_file() for name in TOKENIZER_FILES):
         yield (
             f"{folder} holds no tokenizer; expected tokenizer.json beside the weights: save the "
             "model's own tokenizer into the folder"
@@ -162,7 +185,8 @@ def _data_problems(path: Path | None, text: str) -> Iterator[str]:
         yield f"data file {text} may not be read by this user"
 
 
-def _output_problems(folder: Path) -> Iterator[str]:
+def output_problems(folder: Path) -> Iterator[str]:
+    """Why a folder cannot be written to."""
     folder = folder.expanduser().absolute()
     if folder.exists() and not folder.is_dir():
         yield f"{folder} is a file; expected a folder, or a name that is free"

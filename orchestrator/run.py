@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from orchestrator import actors, cluster
 from orchestrator.arm import Arm, Course, Progress, evaluate_arm, save_final, train_arm
 from orchestrator.checkpoint import STATE, Inputs, describe_documents
 from orchestrator.cluster import Machine
-from orchestrator.config import CompareConfig, RunConfig, TrainConfig
+from orchestrator.config import CompareConfig, RunConfig, TeacherConfig, TrainConfig
 from orchestrator.data import prepare
 from orchestrator.evaluation import by_data_set, lead
 from orchestrator.gates.arm import check_arm
 from orchestrator.interruption import StopRequest, stop_on_signals
 from orchestrator.outcome import Outcome, Scores, load_before, save_before, save_outcome
 from orchestrator.remembered import Memory
+from orchestrator.renewal import Renewal
 from orchestrator.run_folder import (
     folder_to_resume,
     locked,
@@ -29,6 +31,8 @@ from orchestrator.run_folder import (
     renew_run_folder,
 )
 from orchestrator.setup import STUDENT, Setup, set_up
+from orchestrator.shared import TeacherInside
+from orchestrator.sources import teacher_source
 from orchestrator.specs import student_spec, teacher_specs
 from orchestrator.starting_point import StartingPoint, check_resumable, starting_point
 from orchestrator.summary import BitsPerByte, Summary
@@ -129,7 +133,7 @@ def run_arm(config: RunConfig, run: Run, folder: Path, name: str) -> Outcome:
         if run.keep_models:
             save_final(arm, course)
         if run.memory is None:
-            actors.kill(arm.teachers.values())
+            actors.kill(arm.teachers[teacher.name] for teacher in config.teacher_actors)
         after = evaluate_arm(replace(arm, teachers={}), held_out, limit)["student"]
     student = before.pop("student")
     outcome = Outcome(config.train.max_steps, run.inputs, student, after, before, tally)
@@ -150,24 +154,58 @@ def start_arm(config: RunConfig, run: Run, folder: Path, point: StartingPoint) -
     loading: dict[str, Any] = {}
     if run.memory is None:
         live, loading = actors.start_teachers(teacher_specs(config, machine), config, machine)
-    teachers = run.memory.teachers(config) if run.memory else live
     students: dict[str, Any] = {}
     try:
         students, preparing = actors.start_students(student, config, machine, folder)
         actors.collect(loading | preparing, config.train.timeout_s, "loading its model")
+        teachers = run.memory.teachers(config) if run.memory else everyone(config, live, students)
+        renewal = renewal_of(config, folder, teachers, students)
+        if renewal is not None:
+            renewal.begin(point.position.step, state)
         _send_heads(config, teachers, students)
-        yield Arm(students, teachers, student.names)
+        yield Arm(students, teachers, student.names, renewal)
     finally:
         actors.kill([*live.values(), *students.values()])
 
 
-def _send_heads(config: RunConfig, teachers: dict[str, Any], students: dict[str, Any]) -> None:
-    """Each head goes from its teacher to the ranks through the object store, once."""
+def everyone(config: RunConfig, live: dict[str, Any], students: dict[str, Any]) -> dict[str, Any]:
+    """The teachers in the run file's order: their actors, or what stands for the one inside."""
+    inside = TeacherInside.of(students)
+    return {t.name: live.get(t.name, inside) for t in config.teachers}
+
+
+def renewal_of(
+    config: RunConfig, folder: Path, teachers: dict[str, Any], students: dict[str, Any]
+) -> Renewal | None:
+    """How the teacher that follows the student is renewed; None if none does."""
     for teacher in config.teachers:
-        if any(entry.method.needs_teacher_head for entry in teacher.methods):
-            head = teachers[teacher.name].head_weights.remote()
-            pending = {n: s.set_head.remote(teacher.name, head) for n, s in students.items()}
-            actors.collect(pending, config.train.timeout_s, f"receiving {teacher.name}'s head")
+        if teacher.refresh is not None:
+            return Renewal(
+                teacher.name,
+                teachers[teacher.name],
+                students,
+                teacher.refresh.every,
+                folder.absolute() / "versions",
+                teacher_source(teacher, config.student).torch_dtype,
+                config.train.timeout_s,
+                partial(_send_head, teacher, config.train.timeout_s, teachers, students),
+            )
+    return None
+
+
+def _send_heads(config: RunConfig, teachers: dict[str, Any], students: dict[str, Any]) -> None:
+    for teacher in config.teachers:
+        _send_head(teacher, config.train.timeout_s, teachers, students)
+
+
+def _send_head(
+    teacher: TeacherConfig, timeout_s: float, teachers: dict[str, Any], students: dict[str, Any]
+) -> None:
+    """A head goes from its teacher to the ranks through the object store, once a version."""
+    if any(entry.method.needs_teacher_head for entry in teacher.methods):
+        head = teachers[teacher.name].head_weights.remote()
+        pending = {n: s.set_head.remote(teacher.name, head) for n, s in students.items()}
+        actors.collect(pending, timeout_s, f"receiving {teacher.name}'s head")
 
 
 def ce_only_config(config: RunConfig) -> RunConfig:

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeAlias
 
 from orchestrator.atomic import atomic_write_text
 from orchestrator.config import ExperimentConfig, RunConfig, load_run, to_yaml
 from orchestrator.continuation import check_continuation
 from orchestrator.environment import environment
 from orchestrator.errors import ConfigError
+from orchestrator.hypernetwork.config import HypernetworkConfig
 from orchestrator.references import data_references, model_references
+
+AnyConfig: TypeAlias = RunConfig | ExperimentConfig | HypernetworkConfig
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +26,7 @@ RESOLVED = "resolved.yaml"
 ENVIRONMENT = "env.json"
 
 
-def open_run_folder(config: RunConfig | ExperimentConfig, *, overwrite: bool) -> Path:
+def open_run_folder(config: AnyConfig, *, overwrite: bool) -> Path:
     """Make the run's folder and write the resolved run file and the environment into it.
 
     With ``overwrite`` a folder that holds something is moved aside, not deleted.
@@ -61,7 +65,7 @@ def folder_to_resume(config: RunConfig) -> Path:
     return folder
 
 
-def renew_run_folder(folder: Path, config: RunConfig | ExperimentConfig) -> None:
+def renew_run_folder(folder: Path, config: AnyConfig) -> None:
     """Write the run file of now; one that differs stays as ``resolved.until-….yaml``."""
     former = folder / RESOLVED
     if former.read_text(encoding="utf-8") != to_yaml(config):
@@ -87,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _describe(folder: Path, config: RunConfig | ExperimentConfig) -> None:
+def _describe(folder: Path, config: AnyConfig) -> None:
     atomic_write_text(folder / RESOLVED, to_yaml(config))
     atomic_write_text(folder / ENVIRONMENT, json.dumps(asdict(environment()), indent=2) + "\n")
 
@@ -106,7 +110,7 @@ def _warn_of_versions(path: Path) -> None:
             )
 
 
-def _move_aside(folder: Path, config: RunConfig | ExperimentConfig) -> None:
+def _move_aside(folder: Path, config: AnyConfig) -> None:
     """Rename the folder, unless a process runs in it or what the run reads would go with it."""
     for place, path in _read_paths(config):
         if path.resolve().is_relative_to(folder.resolve()):
@@ -121,7 +125,7 @@ def _move_aside(folder: Path, config: RunConfig | ExperimentConfig) -> None:
         folder.rename(_free_name(folder))
 
 
-def _read_paths(config: RunConfig | ExperimentConfig) -> Iterator[tuple[str, Path]]:
+def _read_paths(config: AnyConfig) -> Iterator[tuple[str, Path]]:
     yield "the current folder", Path.cwd()
     if isinstance(config, RunConfig):
         for reference in (*model_references(config), *data_references(config)):

@@ -16,11 +16,14 @@ from orchestrator.agreement import compare
 from orchestrator.config import RunConfig
 from orchestrator.data import Prepared, load_documents, num_repeated, prepare
 from orchestrator.errors import ConfigError
+from orchestrator.lora_check import check_lora
 from orchestrator.model_identity import model_identity
 from orchestrator.projections import needed_projections
-from orchestrator.references import require_references, teacher_place
+from orchestrator.references import TOKENIZER_PLACE, require_references, teacher_place
 from orchestrator.routing import Routing, check_routed
 from orchestrator.sources import student_source, teacher_source
+from orchestrator.student.embeddings.options import BYTES
+from orchestrator.student_tokenizer import student_tokenizer
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
 
@@ -63,6 +66,7 @@ def set_up(config: RunConfig, *, check: bool = True) -> Setup:
         log.warning("%s", warning)
     if check:
         check_methods(config, by_name)
+    check_lora(config)
     tokenizers = tuple(by_name.values())
     train = prepared(config, "train", read_split(config, "train"), tokenizers)
     check_routed(train.documents, [teacher.name for teacher in config.teachers])
@@ -80,7 +84,7 @@ def set_up(config: RunConfig, *, check: bool = True) -> Setup:
 
 
 def _models(config: RunConfig) -> dict[str, str]:
-    teachers = {t.name: model_identity(teacher_source(t)) for t in config.teachers}
+    teachers = {t.name: model_identity(teacher_source(t, config.student)) for t in config.teachers}
     return {STUDENT: model_identity(student_source(config.student))} | teachers
 
 
@@ -99,12 +103,13 @@ def load_tokenizers(
     loader = _Loader()
     found: dict[str, Tokenizer] = {}
     if "student.init" not in left_out:
-        source = student_source(config.student)
-        found[STUDENT] = loader.load("student.init", source, STUDENT)
+        own = loader.load("student.init", student_source(config.student), STUDENT)
+        if TOKENIZER_PLACE not in left_out:
+            found[STUDENT] = student_tokenizer(config.student, own, loader.warnings)
     for index, teacher in enumerate(config.teachers):
         place = teacher_place(config, index)
         if place not in left_out:
-            source = teacher_source(teacher)
+            source = teacher_source(teacher, config.student)
             found[teacher.name] = loader.load(place, source, teacher.name, teacher.start_token)
     return found, loader.warnings
 
@@ -234,6 +239,12 @@ def doubts_about(
         doubts.append(
             f"data.max_length: {config.data.max_length} is more than the {limit} tokens that the "
             "student reads; documents are cut there"
+        )
+    if config.student.tokenizer == BYTES and train.num_cut:
+        doubts.append(
+            f"data.max_length: {train.num_cut} of {len(train.documents)} training documents are "
+            f"cut to {config.data.max_length} bytes; a token of student.init holds about 4, so a "
+            "student of bytes needs 4 times the length to read the same text"
         )
     if count := num_repeated(held_out.documents, train.documents):
         doubts.append(

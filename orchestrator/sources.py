@@ -27,11 +27,12 @@ def model_path(reference: str) -> str:
     return reference
 
 
-def teacher_source(teacher: TeacherConfig) -> ModelSource:
-    """Where the teacher comes from."""
+def teacher_source(teacher: TeacherConfig, student: StudentConfig) -> ModelSource:
+    """Where the teacher comes from; one of kind ``self`` is the student's whole ``init``."""
+    own = teacher.model is None
     return ModelSource(
-        path=model_path(teacher.model),
-        revision=teacher.revision,
+        path=model_path(teacher.model or student.init),
+        revision=student.revision if own else teacher.revision,
         trust_remote_code=teacher.trust_remote_code,
         dtype=teacher.dtype,
         options=dict(teacher.model_options),

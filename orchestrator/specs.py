@@ -8,31 +8,35 @@ from losses.alignment.vocabulary import Vocabulary
 from losses.mixture import Constant, Schedule, Total
 from losses.mixture.schedule import total_of
 from orchestrator.cluster import Machine, fair_gpus
-from orchestrator.config import RunConfig, TeacherConfig
+from orchestrator.config import RunConfig, StudentConfig, TeacherConfig
 from orchestrator.projections import reads_projection
 from orchestrator.sources import student_source, teacher_source
+from orchestrator.student.adapters import LoraOptions
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.objective import Objective
-from orchestrator.student.worker import StudentSpec, TermSpec
+from orchestrator.student.spec import StudentSpec, TermSpec
+from orchestrator.student.stages import Stage
+from orchestrator.student_tokenizer import new_tokenizer
 from teachers.actor import TeacherSpec
 
 
 def teacher_specs(config: RunConfig, machine: Machine) -> list[TeacherSpec]:
-    """One spec a teacher, in the run file's order."""
-    return [_teacher_spec(teacher, config, machine) for teacher in config.teachers]
+    """One spec a teacher with a process of its own, in the run file's order."""
+    return [_teacher_spec(teacher, config, machine) for teacher in config.teacher_actors]
 
 
 def _teacher_spec(teacher: TeacherConfig, config: RunConfig, machine: Machine) -> TeacherSpec:
     on_gpu = fair_gpus(teacher.resources, teacher.device, config, machine) > 0
     return TeacherSpec(
         name=teacher.name,
-        source=teacher_source(teacher),
+        source=teacher_source(teacher, config.student),
         methods=tuple(entry.method for entry in teacher.methods),
         device="cuda" if on_gpu else "cpu",
         threads=teacher.threads or 1,
         token_budget=teacher.token_budget,
         start_token=teacher.start_token,
         asks=config.mixture.weights.asks,
+        follows=teacher.refresh is not None,
     )
 
 
@@ -57,6 +61,7 @@ def student_spec(
         )
     ]
     on_gpu = fair_gpus(student.resources, student.device, config, machine) > 0
+    shared = [_teacher_spec(t, config, machine) for t in config.teachers if t.share_weights]
     return StudentSpec(
         source=student_source(student),
         keep=student.keep_layers,
@@ -75,7 +80,17 @@ def student_spec(
         terms=tuple(terms),
         ensemble=config.mixture.ensemble,
         timeout_s=train.timeout_s,
+        lora=_lora(student),
+        new_tokenizer=new_tokenizer(student),
+        shared=next(iter(shared), None),
     )
+
+
+def _lora(student: StudentConfig) -> LoraOptions | None:
+    lora = student.lora
+    if lora is None:
+        return None
+    return LoraOptions(lora.rank, lora.alpha, lora.dropout, lora.target_modules)
 
 
 def _weights(config: RunConfig, terms: Sequence[TermSpec]) -> list[float | Schedule | Total]:
@@ -124,10 +139,15 @@ def engine_options(config: RunConfig) -> EngineOptions:
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         extra=dict(config.deepspeed),
+        stages=tuple(
+            Stage(stage.steps, stage.trainable == "embeddings", stage.learning_rate)
+            for stage in train.stages
+        ),
+        average_decay=next((t.refresh.decay for t in config.teachers if t.refresh), None),
     )
 
 
 def _fair_threads(config: RunConfig, machine: Machine) -> int:
     """The cores that the teachers leave, shared by the ranks; spinning threads cost a factor 5."""
-    taken = sum(teacher.threads or 1 for teacher in config.teachers)
+    taken = sum(teacher.threads or 1 for teacher in config.teacher_actors)
     return max(1, (machine.num_cpus - taken) // config.student.num_ranks)

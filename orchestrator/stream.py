@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from losses.document import Document
+from orchestrator.renewal import Renewal
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class Request:
 
 
 def stream(
-    batches: Iterator[StepBatch], teachers: dict[str, Any], prefetch: int
+    batches: Iterator[StepBatch],
+    teachers: dict[str, Any],
+    prefetch: int,
+    renewal: Renewal | None = None,
 ) -> Iterator[Request]:
     """Requests in order, with up to ``prefetch`` later ones already in the teachers' hands.
 
@@ -54,9 +58,17 @@ def stream(
         batches: what to train on, step by step.
         teachers: actor handles by name; none gives requests without references.
         prefetch: steps asked for ahead of the one handed out.
+        renewal: a teacher that follows the student; what is asked ahead ends where it is renewed,
+            and goes on from there. The first batch finds it as it must be.
     """
     waiting: deque[Request] = deque()
+    first = True
     for batch in batches:
+        if renewal is not None and renewal.is_due(batch.step) and not first:
+            while waiting:
+                yield waiting.popleft()
+            renewal.renew(batch.step)
+        first = False
         waiting.append(_ask(batch, teachers))
         if len(waiting) > prefetch:
             yield waiting.popleft()

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from orchestrator.config import RunConfig
 from orchestrator.data import Prepared
+from orchestrator.lora_check import check_lora
 from orchestrator.references import find_references, how_to_fetch, refuse
 from orchestrator.setup import (
     STUDENT,
@@ -15,6 +16,7 @@ from orchestrator.setup import (
     prepared,
     read_split,
 )
+from teachers.sealing import unsealed
 from teachers.tokenizer import Tokenizer
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "held_out")
@@ -41,6 +43,8 @@ def validate(config: RunConfig, *, strict: bool = False) -> Iterator[str]:
     for warning in [*warnings, *doubts]:
         yield f"warning: {warning}"
     check_methods(config, tokenizers)
+    if "student.init" not in left_out:
+        check_lora(config)
     for tokenizer in tokenizers.values():
         yield _describe_tokenizer(tokenizer)
     splits = {split: _read(config, split, tokenizers, left_out) for split in SPLITS}
@@ -78,7 +82,7 @@ def _doubts(
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> str:
     start = tokenizer.start_id
-    shown = "none" if start is None else tokenizer.fast.convert_ids_to_tokens(start)
+    shown = "none" if start is None else unsealed(tokenizer.fast.convert_ids_to_tokens(start))
     return (
         f"{tokenizer.name}: {len(tokenizer.vocabulary):,} ids, start token {shown}, "
         f"{tokenizer.chat.description}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from losses.document import Document
 from losses.mixture import Metric
 from teachers.backends.transformers import LanguageModel
 from teachers.evaluation import DocumentScore
+from teachers.snapshot import SnapshotTeacher
 from teachers.source import ModelSource
 from teachers.teacher import DocumentSignals, HeadWeights, Teacher
 from teachers.tokenizer import Tokenizer
@@ -27,12 +29,15 @@ class TeacherSpec:
     token_budget: int = 4096
     start_token: str | None = None
     asks: Metric | None = None
+    follows: bool = False
+    """True if its weights are renewed in versions."""
 
     def build(self) -> Teacher:
         """Load tokenizer and weights."""
         tokenizer = Tokenizer.load(self.source, self.name, self.start_token)
         model = LanguageModel.load(self.source, tokenizer, self.device)
-        return Teacher(model, self.methods, self.token_budget, self.asks)
+        kind = SnapshotTeacher if self.follows else Teacher
+        return kind(model, self.methods, self.token_budget, self.asks)
 
 
 class TeacherActor:
@@ -41,7 +46,17 @@ class TeacherActor:
     def build(self, spec: TeacherSpec) -> None:
         """Load the teacher."""
         torch.set_num_threads(spec.threads)
-        self.teacher = spec.build()
+        self.spec, self.teacher = spec, spec.build()
+
+    def renew(self, folder: Path, version: int) -> None:
+        """See ``SnapshotTeacher.renew``.
+
+        Raises:
+            TypeError: this teacher does not follow the student.
+        """
+        if not isinstance(self.teacher, SnapshotTeacher):
+            raise TypeError(f"teacher {self.spec.name} is frozen; expected TeacherSpec.follows")
+        self.teacher.renew(folder, version, self.spec.source)
 
     def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         """See ``Teacher.signals``."""

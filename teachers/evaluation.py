@@ -35,7 +35,7 @@ def score(
     for batch in model.batches(lengths, token_budget):
         predictions = model.predictions([documents[i] for i in batch])
         for index, prediction in zip(batch, predictions, strict=True):
-            scores[index] = _document_score(prediction)
+            scores[index] = document_score(prediction)
     return [scores[index] for index in range(len(documents))]
 
 
@@ -57,14 +57,15 @@ def bits_per_byte(scores: Iterable[DocumentScore]) -> float:
 
 def teacher_score(prediction: Prediction, metric: Metric) -> TeacherScore:
     """What a mixture judges a teacher by on one document."""
-    own = _document_score(prediction)
+    own = document_score(prediction)
     nats = own.nats
     if metric == "entropy":
         nats = prediction.entropy(prediction.scored_positions - 1).double().sum().item()
     return TeacherScore(nats, own.num_bytes, own.num_tokens)
 
 
-def _document_score(prediction: Prediction) -> DocumentScore:
+def document_score(prediction: Prediction) -> DocumentScore:
+    """How well one prediction says its document."""
     ends = prediction.tokens.byte_ends
     widths = (ends - byte_starts(ends))[prediction.scored.cpu().numpy()]
     nats = -prediction.logprob_of_scored().double().sum().item()

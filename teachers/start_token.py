@@ -4,6 +4,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from losses.alignment.vocabulary import Vocabulary
+from teachers.sealing import unsealed
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
@@ -23,7 +24,7 @@ def find_start(
     Raises:
         ValueError: the chosen token is no special token.
     """
-    special = {str(fast.convert_ids_to_tokens(i)): i for i in vocabulary.roles}
+    special = {unsealed(str(fast.convert_ids_to_tokens(i))): i for i in vocabulary.roles}
     if start_token is not None:
         if start_token not in special:
             raise ValueError(

@@ -60,10 +60,14 @@ class Teacher:
         token_budget: int = 4096,
         asks: Metric | None = None,
     ) -> None:
-        self.model = model
         self.methods = tuple(methods)
         self.token_budget = token_budget
         self.asks = asks
+        self.freeze(model)
+
+    def freeze(self, model: LanguageModel) -> None:
+        """Speak from these weights from now on; they are never trained."""
+        self.model = model
         model.model.requires_grad_(requires_grad=False)
         model.model.eval()
 

@@ -82,15 +82,23 @@ def beam_masses(
         epsilon: smallest share of the mass with which one is kept.
     """
     reading, table = reading_of(prediction)
-    beam = _Beam(prediction, continuations, table, width, float(np.log(max(epsilon, 1e-300))))
+    beam = Beam(prediction, continuations, table, width, float(np.log(max(epsilon, 1e-300))))
     rows = [
         row for start, stop in _stretches(reading, table) for row in beam.run(reading, start, stop)
     ]
     return torch.from_numpy(np.stack(rows) if rows else np.zeros((0, NUM_SYMBOLS)))
 
 
-class _Beam:
-    """One document's beam; rows of the model are kept while their states live."""
+class Beam:
+    """One document's beam; rows of the model are kept while their states live.
+
+    Args:
+        prediction: of the document, or of what there is of it so far.
+        model: the same model, for other histories.
+        table: its vocabulary.
+        width: histories kept at each byte.
+        log_epsilon: log of the smallest share of the mass with which one is kept.
+    """
 
     def __init__(
         self,
@@ -106,7 +114,7 @@ class _Beam:
         self.width = width
         self.log_epsilon = log_epsilon
         self.ids = prediction.tokens.ids
-        self._rows: dict[Continuation, SortedRow] = {}
+        self.rows: dict[Continuation, SortedRow] = {}
 
     def run(
         self, reading: Reading, start: int, stop: int
@@ -114,29 +122,35 @@ class _Beam:
         """Rows of the wanted slots from ``start`` (a token's first) to ``stop``, the border."""
         states = [self._on_path(reading, start)]
         for slot in range(start, stop + 1):
-            ended = self._ended(states)
+            ended = self.ended(states)
             if reading.wanted[slot]:
-                yield self._next_symbols(states, ended)
+                yield self.next_symbols(states, ended)
             if slot < stop:
                 byte = int(reading.content[slot])
-                states = self._advanced(states, byte) or [self._on_path(reading, slot + 1)]
+                states = self.advanced(states, byte) or [self._on_path(reading, slot + 1)]
                 alive = {state.history for state in states}
-                self._rows = {history: self._rows[history] for history in alive}
+                self.rows = {history: self.rows[history] for history in alive}
 
     def _on_path(self, reading: Reading, slot: int) -> State:
         """The document's own history, and the bytes of its token before the slot."""
         piece = int(reading.piece[slot])
         history = Continuation(int(reading.tokens[piece]) - 1, ())
-        [row] = self._read([history])
+        [row] = self._rows_of([history])
         node = ROOT
         for byte in reading.content[int(reading.starts[piece]) : slot]:
             node = self._child(node, int(byte))
         return State(history, row, node, 0.0, _log(self._mass(row, node)))
 
-    def _advanced(self, states: list[State], byte: int) -> list[State]:
+    def begin(self, position: int) -> State:
+        """The document's own tokens up to and with this position, and no byte since."""
+        history = Continuation(position, ())
+        [row] = self._rows_of([history])
+        return State(history, row, ROOT, 0.0, 0.0)
+
+    def advanced(self, states: list[State], byte: int) -> list[State]:
         """The states after a byte, the heaviest first."""
         kept = self._pruned(states)
-        moved = (self._moved(state, byte) for state in [*kept, *self._ended(kept)])
+        moved = (self._moved(state, byte) for state in [*kept, *self.ended(kept)])
         alive = [state for state in moved if state is not None]
         return sorted(alive, key=lambda state: -state.logweight)
 
@@ -145,7 +159,7 @@ class _Beam:
         heavy = [state for state in states if state.logweight > limit]
         return heavy[: self.width]
 
-    def _ended(self, states: list[State]) -> list[State]:
+    def ended(self, states: list[State]) -> list[State]:
         """The states whose bytes are a token, with that token ended."""
         if not states:
             return []
@@ -158,7 +172,7 @@ class _Beam:
                 if logweight > limit:
                     token = int(self.table.order[column])
                     found.append((self._longer(state.history, token), logweight))
-        rows = self._read([history for history, _ in found])
+        rows = self._rows_of([history for history, _ in found])
         return [
             State(history, row, ROOT, logweight, logweight)
             for (history, logweight), row in zip(found, rows, strict=True)
@@ -172,7 +186,7 @@ class _Beam:
         logweight = state.history_logprob + _log(mass)
         return State(state.history, state.row, node, state.history_logprob, logweight)
 
-    def _next_symbols(
+    def next_symbols(
         self, states: list[State], ended: list[State]
     ) -> Float64[np.ndarray, "symbol"]:
         """Masses of the symbols after all states, relative to the heaviest history."""
@@ -195,16 +209,16 @@ class _Beam:
             return Continuation(after, ())
         return Continuation(history.position, (*history.ids, token))
 
-    def _read(self, histories: list[Continuation]) -> list[SortedRow]:
+    def _rows_of(self, histories: list[Continuation]) -> list[SortedRow]:
         """What the model says after each history; new ones are asked about together."""
-        new = [history for history in dict.fromkeys(histories) if history not in self._rows]
+        new = [history for history in dict.fromkeys(histories) if history not in self.rows]
         if new:
             logprobs = torch.log_softmax(self.prediction.head.logits(self._hidden(new)), -1)
             ordered = logprobs.double().cpu().numpy()[:, self.table.order]
             sums = np.pad(np.cumsum(np.exp(ordered), axis=-1), ((0, 0), (1, 0)))
             rows = map(SortedRow, ordered, sums)
-            self._rows |= dict(zip(new, rows, strict=True))
-        return [self._rows[history] for history in histories]
+            self.rows |= dict(zip(new, rows, strict=True))
+        return [self.rows[history] for history in histories]
 
     def _hidden(self, histories: list[Continuation]) -> Tensor:
         """Of the document's own histories as the prediction has them."""

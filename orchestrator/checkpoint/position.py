@@ -23,7 +23,8 @@ class Tally:
     """What one arm has added up over its steps.
 
     ``shares`` are sums over the ``num_shares`` steps where they were measured; ``cpu_seconds``
-    is CPU percent times seconds; ``waited`` the seconds waited for each teacher.
+    is CPU percent times seconds; ``waited`` the seconds waited for each teacher. ``num_bytes``
+    are those that count; 0 is not known, for what an older release trained.
     """
 
     seconds: float = 0.0
@@ -32,6 +33,7 @@ class Tally:
     num_shares: int = 0
     shares: dict[str, float] = field(default_factory=dict)
     waited: dict[str, float] = field(default_factory=dict)
+    num_bytes: int = 0
 
     def add(
         self, num_tokens: int, shares: Mapping[str, float], waited: Mapping[str, float]

@@ -26,6 +26,8 @@ from orchestrator.config.section import (
     refuse_keys,
     refuse_non_finite,
 )
+from orchestrator.config.self_teacher import self_problems
+from orchestrator.config.stages import stages_problems
 from orchestrator.config.student import StudentConfig
 from orchestrator.config.targets import targets_problems
 from orchestrator.config.teacher import TeacherConfig, repeated_names
@@ -70,6 +72,11 @@ class RunConfig(Section):
         """Documents in one pass of a rank: ``train.micro_batch``, or its whole share if less."""
         return min(self.train.micro_batch, self.train.global_batch // self.student.num_ranks)
 
+    @property
+    def teacher_actors(self) -> tuple[TeacherConfig, ...]:
+        """The teachers that run in a process of their own."""
+        return tuple(teacher for teacher in self.teachers if not teacher.share_weights)
+
     @field_validator("teachers")
     @classmethod
     def _each_once(cls, teachers: tuple[TeacherConfig, ...]) -> tuple[TeacherConfig, ...]:
@@ -84,7 +91,9 @@ class RunConfig(Section):
         mixture = mixture_problems(self.mixture, names, self.deepspeed)
         targets = targets_problems(self.mixture, self.teachers)
         modules = whole_modules_problems(self.mixture, self.teachers, self.deepspeed)
-        raise_if_any([*problems, *mixture, *targets, *modules, *_best(self), *_shares(self)])
+        own = self_problems(self.student, self.teachers, self.mixture, self.deepspeed)
+        train = [*_stages(self), *_best(self), *_shares(self)]
+        raise_if_any([*problems, *mixture, *targets, *modules, *own, *train])
         return self
 
 
@@ -132,6 +141,19 @@ def _steps(train: TrainConfig) -> Iterator[Problem]:
             f"{train.save_steps} is never reached within train.max_steps = {train.max_steps}; "
             "expected fewer steps, or 0 to save only at the end",
         )
+
+
+def _stages(config: RunConfig) -> Iterator[Problem]:
+    train, student = config.train, config.student
+    yield from stages_problems(train.stages, train.max_steps, train.warmup_steps)
+    frozen = student.lora is not None and not student.transfers
+    for index, stage in enumerate(train.stages):
+        if frozen and stage.trainable == "embeddings":
+            yield Problem(
+                ("train", "stages", index, "trainable"),
+                "with student.lora the embeddings are trained only where student.tokenizer is "
+                'another one; expected "all"',
+            )
 
 
 def _shares(config: RunConfig) -> Iterator[Problem]:

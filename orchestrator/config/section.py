@@ -40,12 +40,13 @@ class Section(BaseModel):
     )
 
 
-def not_in_this_release(*planned: str, only: str) -> BeforeValidator:
+def not_in_this_release(*planned: str, only: tuple[str, ...]) -> BeforeValidator:
     """Refuse values that are designed but not built yet, by name."""
+    expected = " or ".join(f'"{name}"' for name in only)
 
     def check(value: object) -> object:
         if value in planned:
-            raise ValueError(f'"{value}" is not in this release; expected "{only}"')
+            raise ValueError(f'"{value}" is not in this release; expected {expected}')
         return value
 
     return BeforeValidator(check)

@@ -1,4 +1,4 @@
-"""Finds run and experiment files: the user's own by path, those of tutelage by name."""
+"""Finds run, experiment and hypernetwork files: one's own by path, the shipped ones by name."""
 
 from pathlib import Path
 
@@ -18,6 +18,11 @@ def shipped_run_files() -> dict[str, Path]:
 def shipped_experiments() -> dict[str, Path]:
     """The experiment files that come with tutelage, by their path from the folder."""
     return _shipped("experiments/*.yaml")
+
+
+def shipped_hypernetworks() -> dict[str, Path]:
+    """The hypernetworks' files that come with tutelage, by their path from the folder."""
+    return _shipped("hypernetworks/*.yaml")
 
 
 def _shipped(pattern: str) -> dict[str, Path]:
@@ -43,6 +48,15 @@ def find_experiment(path: str | Path) -> Path:
         ConfigError: there is neither; lists the shipped ones.
     """
     return _find(path, shipped_experiments(), "an experiment file")
+
+
+def find_hypernetwork(path: str | Path) -> Path:
+    """The hypernetwork's file at the path, else the shipped one of that name.
+
+    Raises:
+        ConfigError: there is neither; lists the shipped ones.
+    """
+    return _find(path, shipped_hypernetworks(), "a hypernetwork's file")
 
 
 def _find(path: str | Path, shipped: dict[str, Path], noun: str) -> Path:

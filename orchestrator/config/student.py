@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from pydantic import Field, field_validator, model_validator
 
+from orchestrator.config.embeddings import EmbeddingsConfig
+from orchestrator.config.lora import LoraConfig
 from orchestrator.config.section import (
     Device,
     Dtype,
@@ -16,6 +18,9 @@ from orchestrator.config.section import (
     Section,
     check_device,
 )
+from orchestrator.student.embeddings.options import BYTES
+
+TOKENIZER_RULE = '"bytes", a folder, a hub id or asset:NAME'
 
 LayerIndex = Annotated[int, Field(ge=0)]
 
@@ -27,8 +32,13 @@ class StudentConfig(Section):
     """Model that the student starts from: a folder, a hub id or asset:NAME."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; null is the hub's default branch."""
-    tokenizer: str | None = None
-    """The tokenizer of ``init`` by default. Another one is not in this release."""
+    tokenizer: Annotated[str, MinLen(1), Expected(TOKENIZER_RULE)] | None = None
+    """The tokenizer of ``init`` by default; ``bytes`` is 256 bytes and the special tokens of
+    ``init``; else a folder, a hub id or asset:NAME. See docs/transfer.md."""
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    """Where the embeddings of another tokenizer come from."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside the weights; null trains the weights themselves."""
     template: Literal["plain"] | None = None
     """How chats are written; null is the tokenizer's own template, or plain if it has none."""
     keep_layers: Annotated[Items[LayerIndex], MinLen(1)] | None = None
@@ -52,6 +62,11 @@ class StudentConfig(Section):
     model_options: Annotated[ModelOptions, Expected("a mapping")] = Field(default_factory=dict)
     """Passed to ``from_pretrained`` as it is, such as ``attn_implementation``."""
 
+    @property
+    def transfers(self) -> bool:
+        """True if the student gets another tokenizer than its ``init`` has."""
+        return self.tokenizer not in (None, self.init)
+
     @field_validator("keep_layers", "drop_layers")
     @classmethod
     def _rising(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -66,10 +81,12 @@ class StudentConfig(Section):
     def _consistent(self) -> "StudentConfig":
         if self.keep_layers is not None and self.drop_layers is not None:
             raise ValueError("keep_layers and drop_layers are both set; expected at most one")
-        if self.tokenizer not in (None, self.init):
+        if not self.transfers and self.embeddings != EmbeddingsConfig():
             raise ValueError(
-                f'tokenizer "{self.tokenizer}" differs from init "{self.init}"; a student with '
-                "another tokenizer is not in this release; leave tokenizer out"
+                "embeddings has no effect: the tokenizer is that of init; leave it out, or set "
+                "tokenizer"
             )
+        if self.transfers:
+            self.embeddings.options.check_bytes(self.tokenizer == BYTES)
         check_device(self.device, self.resources)
         return self

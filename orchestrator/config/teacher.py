@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from annotated_types import MinLen
@@ -9,7 +10,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from orchestrator.config.method import MethodConfig
 from orchestrator.config.mixture import Weight
+from orchestrator.config.problems import Problem, raise_if_any
 from orchestrator.config.projection import ProjectionConfig
+from orchestrator.config.refresh import RefreshConfig
 from orchestrator.config.section import (
     Device,
     Dtype,
@@ -37,12 +40,22 @@ class TeacherConfig(Section):
 
     name: Annotated[str, AfterValidator(_check_name), Expected(NAME_RULE)]
     """What the teacher is called in overrides, metrics and tables."""
-    kind: Annotated[Literal["hf"], not_in_this_release("openai", "cache", "self", only="hf")] = "hf"
-    """Where the teacher lives: hf is a transformers model on this cluster."""
-    model: ModelSource
-    """The frozen model: a folder, a hub id or asset:NAME."""
+    kind: Annotated[
+        Literal["hf", "self"], not_in_this_release("openai", "cache", only=("hf", "self"))
+    ] = "hf"
+    """Where the teacher comes from: hf is a transformers model on this cluster, self the student's
+    own ``init`` with its original tokenizer and all of its layers."""
+    model: ModelSource | None = None
+    """The frozen model: a folder, a hub id or asset:NAME. Required, but for kind self, which has
+    none: its model is ``student.init``."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; null is the hub's default branch."""
+    share_weights: bool = False
+    """Only with kind self and ``student.lora``: the teacher runs inside the student's process, on
+    the same weights with the adapters off and the original embeddings kept beside."""
+    refresh: RefreshConfig | None = None
+    """Only with kind self: the teacher is a running mean of the student's weights, renewed every
+    few steps; null leaves it as the original is."""
     trust_remote_code: bool = False
     """Run code that comes with the model; only with ``revision``, so that it cannot change."""
     weight: Weight = 1.0
@@ -79,6 +92,7 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TeacherConfig":
+        raise_if_any(self._kind_problems())
         if self.trust_remote_code and self.revision is None:
             raise ValueError(
                 "trust_remote_code is true without a revision; expected the commit of the code "
@@ -90,6 +104,25 @@ class TeacherConfig(Section):
             raise ValueError("projection has no effect: none of the methods reads W; leave it out")
         check_device(self.device, self.resources)
         return self
+
+    def _kind_problems(self) -> Iterator[Problem]:
+        """Keys that this kind of teacher lacks or does not take."""
+        if self.kind == "hf":
+            if self.model is None:
+                yield Problem(("model",), "missing; expected a folder, a hub id or asset:NAME")
+            for key in ("share_weights", "refresh"):
+                if getattr(self, key):
+                    yield Problem((key,), "only a teacher of kind self takes it; leave it out")
+            return
+        for key in ("model", "revision", "trust_remote_code"):
+            if getattr(self, key):
+                yield Problem(
+                    (key,), "a teacher of kind self is the student's own init; leave it out"
+                )
+        if self.share_weights and self.refresh is not None:
+            yield Problem(
+                ("share_weights",), "the shared teacher never changes; leave it or refresh out"
+            )
 
 
 def repeated_names(names: list[str]) -> str:

@@ -7,6 +7,7 @@ from annotated_types import MinLen
 from pydantic import AfterValidator, Field, Strict
 
 from orchestrator.config.section import Expected, Items, Section, expand_home
+from orchestrator.config.stages import StageConfig
 
 DATA_RULE = "a .jsonl file or asset:NAME"
 
@@ -38,7 +39,9 @@ class DataConfig(Section):
     held_out_limit: int | None = Field(None, ge=1)
     """Documents taken from each file of ``held_out``, the first ones; null is all."""
     max_length: int = Field(512, ge=2)
-    """Longest document in student tokens; longer ones are cut."""
+    """Longest document in student tokens; longer ones are cut. It is not scaled by itself: a token
+    of a large vocabulary holds about 4 bytes, so a student of bytes needs 4 times as much to read
+    the same text, as in ALM's published runs; a run that cuts such documents warns of it."""
 
 
 class TrainConfig(Section):
@@ -53,9 +56,13 @@ class TrainConfig(Section):
     learning_rate: LearningRate = 1.0e-3
     """Peak learning rate of AdamW."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate after the warm-up; linear and cosine end at 0."""
+    """Course of the learning rate after the warm-up; linear and cosine end at 0. With ``stages``
+    each stage has a course of its own."""
     warmup_steps: int = Field(0, ge=0)
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0; with ``stages`` in each of them."""
+    stages: Items[StageConfig] = ()
+    """What is trained first and what then, such as the embeddings of a new tokenizer before all;
+    [] trains all of the student from the first step to the last."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of AdamW."""
     betas: Annotated[tuple[Decay, Decay], Strict(False)] = (0.9, 0.95)

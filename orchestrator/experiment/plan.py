@@ -132,6 +132,11 @@ def _check_mixtures(experiment: ExperimentConfig, configs: Sequence[RunConfig]) 
                 f"{where}: mixture.weights of this kind judge the teachers on each document, which "
                 "remembered answers do not tell; set remember: false"
             )
+        if any(t.share_weights or t.refresh for t in config.teachers):
+            raise ConfigError(
+                f"{where}: share_weights and refresh are not in experiments yet, since arms share "
+                "what teachers say; leave them out, or compare separate runs"
+            )
         if mixture.routing is not None:
             raise ConfigError(
                 f"{where}: mixture.routing is not in experiments yet, since all arms read the same "

@@ -10,7 +10,7 @@ gathered from all of them.
     exp_avg_sq   running mean of its square
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
@@ -37,6 +37,12 @@ class AdamWState(Protocol):
 
     def set(self, kind: Kind, name: str, value: Float[Tensor, "*shape"]) -> None:
         """Put a whole tensor in its place; each rank takes its part."""
+
+    def forget(self, names: Collection[str]) -> None:
+        """Make the moments of these parameters those of parameters that were never moved."""
+
+    def masters(self) -> list[Tensor]:
+        """The master weights as this rank holds them, always the same tensors."""
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -76,6 +82,15 @@ class WholeState:
         target = parameter.data if kind == "weights" else self._moments(parameter).get(kind)
         if target is not None:
             target.copy_(value)
+
+    def masters(self) -> list[Tensor]:
+        """The parameters themselves."""
+        return list(self._parameters.values())
+
+    def forget(self, names: Collection[str]) -> None:
+        """Without its entry AdamW begins anew."""
+        for name in names:
+            self._optimizer.state.pop(self._parameters[name], None)
 
     def _moments(self, parameter: nn.Parameter) -> dict[str, Any]:
         # The optimizer's table makes an entry for whatever it is asked for.

@@ -16,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from orchestrator.student.adamw import AdamWState, WholeState
+from orchestrator.student.average import RunningAverage
 from orchestrator.student.engine import EngineOptions, Update
 from orchestrator.student.module import DistillModule, Example, Probe
 from orchestrator.student.partitions import PartitionedState
-from orchestrator.student.schedule import lr_factor, resume_schedule
+from orchestrator.student.schedule import resume_schedule
+from orchestrator.student.stages import StagedParameters, rest_of
 
 
 def prepare_environment(device: str, extensions: Path) -> None:
@@ -46,13 +48,13 @@ class DeepSpeedEngine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.module = module
         optimizer = torch.optim.AdamW(
-            parameter_groups(module, options.weight_decay),
+            parameter_groups(module, options.weight_decay, staged=bool(options.stages)),
             lr=options.learning_rate,
             betas=options.betas,
             fused=True,  # one pass over memory instead of eight
         )
-        factor = lr_factor(options.lr_schedule, options.warmup_steps, options.max_steps)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        factors = [options.rates.factor(group["part"]) for group in optimizer.param_groups]
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
@@ -63,6 +65,11 @@ class DeepSpeedEngine:
         self.state: AdamWState = WholeState(module, optimizer)
         if self._engine.zero_optimization():
             self.state = PartitionedState(module, self._engine.optimizer, optimizer)
+        self.average: RunningAverage | None = None
+        if options.average_decay is not None:
+            self.average = RunningAverage(self.state.masters(), options.average_decay)
+        self._stages = StagedParameters(module, options.stages)
+        self._enter(0)
         num_ranks = torch.distributed.get_world_size()
         self._undo_averages = float(options.accumulation * num_ranks)
         if num_ranks == 1 and not self._engine.zero_optimization():
@@ -87,6 +94,9 @@ class DeepSpeedEngine:
         learning_rate = float(self._engine.get_lr()[0])
         own = self._own_norm()
         self._engine.step()
+        if self.average is not None:
+            self.average.update()
+        self._enter(self._schedule.last_epoch)
         norm = self._engine.get_global_grad_norm() if own is None else own
         return Update(float(norm), learning_rate)
 
@@ -107,6 +117,12 @@ class DeepSpeedEngine:
         """See the protocol."""
         resume_schedule(self._schedule, step)
         self._engine.global_steps = step
+        self._enter(step)
+
+    def _enter(self, step: int) -> None:
+        """Begin a step: its stage says what moves; what it frees has never moved."""
+        if names := self._stages.enter(step):
+            self.state.forget(names)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The student's weights; under ZeRO-3 gathered from all ranks, so all must call."""
@@ -150,19 +166,27 @@ def zero_optimization(options: EngineOptions) -> dict[str, Any]:
     return asked
 
 
-def parameter_groups(module: DistillModule, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases and norms without; what methods train at their own rates."""
+def parameter_groups(
+    module: DistillModule, weight_decay: float, *, staged: bool = False
+) -> list[dict[str, Any]]:
+    """Weights with decay; biases and norms without; what methods train at their own rates.
+
+    Each group names its ``part``; with ``staged`` what some stages freeze is in groups of its own,
+    behind the others.
+    """
     apart: dict[nn.Parameter, float] = {}
     for term, modules in zip(module.terms, module.method_modules, strict=True):
         if (rate := term.method.modules_learning_rate) is not None:
             apart |= dict.fromkeys(modules.parameters(), rate)
     trained = [p for p in module.parameters() if p.requires_grad]
-    usual = [p for p in trained if p not in apart]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in usual if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in usual if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    rest = set(rest_of(module).values()) if staged else set()
+    groups: list[dict[str, Any]] = []
+    for part, late in (("always", False), ("rest", True)):
+        usual = [p for p in trained if p not in apart and (p in rest) == late]
+        matrices, others = [p for p in usual if p.ndim >= 2], [p for p in usual if p.ndim < 2]
+        groups.append({"params": matrices, "weight_decay": weight_decay, "part": part})
+        groups.append({"params": others, "weight_decay": 0.0, "part": part})
     for rate in dict.fromkeys(apart.values()):
         own = [p for p in trained if apart.get(p) == rate]
-        groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
+        groups.append({"params": own, "lr": rate, "weight_decay": 0.0, "part": "own rate"})
     return [group for group in groups if group["params"]]

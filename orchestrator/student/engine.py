@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from orchestrator.student.adamw import AdamWState
+from orchestrator.student.average import RunningAverage
 from orchestrator.student.module import DistillModule, Example, Probe
+from orchestrator.student.stages import RateCourse, Stage
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,17 @@ class EngineOptions:
     max_grad_norm: float
     extra: Mapping[str, Any]
     """The user's DeepSpeed settings, passed through."""
+    stages: tuple[Stage, ...] = ()
+    """What is trained first and what then; none trains everything throughout."""
+    average_decay: float | None = None
+    """Decay of a running mean of the weights; None keeps none."""
+
+    @property
+    def rates(self) -> RateCourse:
+        """The learning rate over the steps."""
+        return RateCourse(
+            self.lr_schedule, self.warmup_steps, self.max_steps, self.learning_rate, self.stages
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,8 @@ class StudentEngine(Protocol):
     module: DistillModule
     state: AdamWState
     """Master weights and moments by parameter name."""
+    average: RunningAverage | None
+    """The running mean of the masters, if it was asked for."""
 
     def forward(
         self, examples: Sequence[Example], probe: Probe | None = None

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from orchestrator.student.layers import layer_list
 from orchestrator.student.module import DistillModule
+from orchestrator.student.stages import embedding_parameters
 
 
 class LastLayer:
@@ -23,8 +25,7 @@ class LastLayer:
 
     def __init__(self, module: DistillModule, factors: Float[Tensor, "term"]) -> None:
         self._factors = factors
-        layer = layer_list(module.model)[-1]
-        self._parameters = [p for p in layer.parameters() if p.requires_grad]
+        self._parameters = last_trained(module.model)
         self._sums: list[Tensor] = []
 
     def add(self, totals: Float[Tensor, "term"]) -> None:
@@ -46,6 +47,15 @@ class LastLayer:
         pairs = zip(gradients, self._parameters, strict=True)
         flat = [torch.zeros_like(p) if g is None else g for g, p in pairs]
         return torch.cat([gradient.detach().float().flatten() for gradient in flat])
+
+
+def last_trained(model: PreTrainedModel) -> list[nn.Parameter]:
+    """What is trained of the last transformer layer (adapters under LoRA).
+
+    The embeddings if nothing is: they are what a stage of embeddings alone trains.
+    """
+    layer = [p for p in layer_list(model)[-1].parameters() if p.requires_grad]
+    return layer or [p for p in embedding_parameters(model) if p.requires_grad]
 
 
 def shares_of(norms: Sequence[float]) -> tuple[float, ...]:

@@ -6,7 +6,8 @@ group are linked to their parameters; in stage 3 a parameter is padded to a mult
 of ranks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,37 +34,61 @@ class PartitionedState:
         self._linked = self._weights_partitioned  # stage 3 finds them without a link
 
     def num_updates(self) -> dict[str, int]:
-        """The same for all: ZeRO moves flat groups, where a missing gradient counts as zero."""
-        first = self._partitions()[0]
-        moved = first in self._optimizer.state  # asking for a missing entry would make one
-        count = int(self._optimizer.state[first]["step"]) if moved else 0
-        return dict.fromkeys(self._parameters, count)
+        """The same for a whole flat group, where a missing gradient counts as zero.
+
+        What a stage freezes counts as not moved: its moments are zeros, whatever AdamW counts.
+        """
+        counts = {name: self._count(flat) for names, flat in self._groups() for name in names}
+        return {n: counts[n] if p.requires_grad else 0 for n, p in self._parameters.items()}
+
+    def _count(self, flat: Tensor) -> int:
+        moved = flat in self._optimizer.state  # asking for a missing entry would make one
+        return int(self._optimizer.state[flat]["step"]) if moved else 0
+
+    def _groups(self) -> Iterator[tuple[list[str], Tensor]]:
+        """The names of the parameters in each flat group, and this rank's part of it."""
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        zero = self._zero
+        members = zero.fp16_groups if self._weights_partitioned else zero.bit16_groups
+        for parameters, flat in zip(members, self._partitions(), strict=True):
+            yield [names[id(parameter)] for parameter in parameters], flat
 
     def read(self, kind: Kind, name: str) -> Float[Tensor, "*shape"]:
         """Gathered from all ranks."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        parameter = self._parameters[name]
-        if kind == "weights":
-            found: Tensor = safe_get_full_fp32_param(parameter)
-        else:
-            self._link_moments()
-            found = safe_get_full_optimizer_state(parameter, kind)
+        with _trained(parameter := self._parameters[name]):
+            if kind == "weights":
+                found: Tensor = safe_get_full_fp32_param(parameter)
+            else:
+                self._link_moments()
+                found = safe_get_full_optimizer_state(parameter, kind)
         return found.float()
 
     def begin(self, num_updates: Mapping[str, int]) -> None:
         """Moments of zeros for every flat group, linked to the parameters in it."""
-        count = max(num_updates.values())
-        for partition in self._partitions():
-            empty_moments(self._optimizer, partition, count)
+        for names, flat in self._groups():
+            empty_moments(self._optimizer, flat, max(num_updates[name] for name in names))
         self._link_moments()
 
     def set(self, kind: Kind, name: str, value: Float[Tensor, "*shape"]) -> None:
         """Each rank takes its part."""
-        if self._weights_partitioned:
-            self._set_part(kind, self._parameters[name], value)
-        else:
-            self._set_whole(kind, self._parameters[name], value)
+        with _trained(parameter := self._parameters[name]):
+            if self._weights_partitioned:
+                self._set_part(kind, parameter, value)
+            else:
+                self._set_whole(kind, parameter, value)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Moments of zeros and a count of zero for the flat groups of these parameters."""
+        for members, flat in self._groups():
+            if members[0] in names and flat in self._optimizer.state:
+                for value in self._optimizer.state[flat].values():
+                    value.zero_()
+
+    def masters(self) -> list[Tensor]:
+        """The flat parts of this rank."""
+        return self._partitions()
 
     def _partitions(self) -> list[Tensor]:
         zero = self._zero
@@ -102,6 +127,17 @@ class PartitionedState:
             safe_set_local_fp32_param(parameter, part)
         else:
             safe_set_local_optimizer_state(parameter, part, kind)
+
+
+@contextmanager
+def _trained(parameter: nn.Parameter) -> Iterator[None]:
+    """ZeRO-3 tells and sets nothing of a parameter that is frozen just now."""
+    was_trained = parameter.requires_grad
+    parameter.requires_grad_(requires_grad=True)
+    try:
+        yield
+    finally:
+        parameter.requires_grad_(was_trained)
 
 
 def own_part(value: Float[Tensor, "*shape"], size: int, rank: int) -> Float[Tensor, "part"]:

@@ -3,6 +3,7 @@
     state/weights.safetensors       master weights, by parameter name
     state/exp_avg.safetensors       AdamW's moments
     state/exp_avg_sq.safetensors
+    state/average.safetensors       a running mean of the master weights, where one is kept
     state/buffers.safetensors       what methods own beside their parameters
     state/optimizer.json            the step, and how often each parameter was moved
     state/random-RANK.safetensors   the random generators of each rank
@@ -21,31 +22,56 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from orchestrator.student.adamw import KINDS, Kind, trained_parameters
+from orchestrator.student.adamw import KINDS, AdamWState, Kind, trained_parameters
+from orchestrator.student.average import RunningAverage
 from orchestrator.student.engine import StudentEngine
 from orchestrator.student.module import DistillModule
 from orchestrator.student.random_state import load_random_state, save_random_state
 
 log = logging.getLogger(__name__)
 
+AVERAGE = "average.safetensors"
+
 
 def save_state(engine: StudentEngine, step: int, folder: Path, rank: int) -> None:
     """Write the state after ``step`` updates; all ranks call, rank 0 writes what they share."""
-    state, names = engine.state, list(trained_parameters(engine.module))
+    counts = engine.state.num_updates()
     folder.mkdir(exist_ok=True)
     for kind in KINDS:
-        whole: dict[str, Tensor] = {}
-        for name in names:
-            value = state.read(kind, name)
-            if rank == 0:
-                whole[name] = value.to("cpu", copy=True).contiguous()
+        whole = _gathered(engine, kind, rank)
         if rank == 0:
             save_file(whole, _tensors(folder, kind))
+    if engine.average is not None:
+        average = averaged_weights(engine, rank)
+        if rank == 0:
+            save_file(average, folder / AVERAGE)
     if rank == 0:
         save_file(_buffers(engine.module), folder / "buffers.safetensors")
-        counts = {"step": step, "num_updates": state.num_updates()}
-        (folder / "optimizer.json").write_text(json.dumps(counts) + "\n", encoding="utf-8")
+        text = json.dumps({"step": step, "num_updates": counts})
+        (folder / "optimizer.json").write_text(text + "\n", encoding="utf-8")
     save_random_state(folder / f"random-{rank}.safetensors")
+
+
+def _gathered(engine: StudentEngine, kind: Kind, rank: int) -> dict[str, Tensor]:
+    """Whole tensors by name, one at a time; empty but on rank 0."""
+    whole: dict[str, Tensor] = {}
+    for name in engine.state.num_updates():
+        value = engine.state.read(kind, name)
+        if rank == 0:
+            whole[name] = value.to("cpu", copy=True).contiguous()
+    return whole
+
+
+def averaged_weights(engine: StudentEngine, rank: int) -> dict[str, Tensor]:
+    """The running mean of the masters by name; all ranks call, only rank 0 gets it.
+
+    Raises:
+        ValueError: the engine keeps none.
+    """
+    if engine.average is None:
+        raise ValueError("this engine keeps no running mean; expected options.average_decay")
+    with engine.average.in_place():
+        return _gathered(engine, "weights", rank)
 
 
 def save_exported_modules(engine: StudentEngine, folder: Path, rank: int) -> None:
@@ -88,7 +114,15 @@ def restore(engine: StudentEngine, folder: Path) -> None:
         with safe_open(_tensors(folder, kind), framework="pt") as file:
             for name in counts["num_updates"]:
                 engine.state.set(kind, name, file.get_tensor(name))
+    if engine.average is not None:
+        _restore_average(engine.state, engine.average, folder / AVERAGE)
     engine.resume_at(counts["step"])
+
+
+def _restore_average(state: AdamWState, average: RunningAverage, path: Path) -> None:
+    with average.in_place(), safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            state.set("weights", name, file.get_tensor(name))
 
 
 def restore_random_state(folder: Path, rank: int) -> None:
@@ -100,11 +134,14 @@ def restore_random_state(folder: Path, rank: int) -> None:
         log.warning("rank %d is new since the checkpoint: its random generators start anew", rank)
 
 
-def sizes(module: DistillModule) -> tuple[int, int]:
+def sizes(engine: StudentEngine) -> tuple[int, int]:
     """About how many bytes the saved model has, and the state of a checkpoint beside it."""
-    trained = sum(_num_elements(p) for p in trained_parameters(module).values())
+    module, names = engine.module, engine.state.num_updates()
+    parameters = dict(module.named_parameters())
+    trained = sum(_num_elements(parameters[name]) for name in names)
     model = sum(_num_elements(p) * p.element_size() for p in module.model.parameters())
-    return model, trained * len(KINDS) * torch.float32.itemsize
+    kinds = len(KINDS) + (engine.average is not None)
+    return model, trained * kinds * torch.float32.itemsize
 
 
 def _num_elements(parameter: nn.Parameter) -> int:

@@ -23,6 +23,7 @@ from orchestrator.student.gradients import LastLayer, shares_of
 from orchestrator.student.mixing import Mixing, factors_of, share_out
 from orchestrator.student.module import Example
 from orchestrator.student.objective import Objective
+from orchestrator.student.shared_teacher import SharedTeacher
 from orchestrator.student.state import save_state
 from teachers.evaluation import DocumentScore, score
 from teachers.teacher import DocumentSignals
@@ -66,6 +67,7 @@ class StudentTrainer:
         self.micro_batch = micro_batch
         self.token_budget = token_budget
         self.mixing = Mixing()
+        self.shared: SharedTeacher | None = None
         self.seconds: dict[str, float] = {}
 
     def step(

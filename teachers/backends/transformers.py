@@ -123,10 +123,11 @@ class LanguageModel:
 
     def _new_cache(self) -> DynamicCache | None:
         """A cache for a batch, if one can be used again after the batch."""
-        return DynamicCache() if self._shares_passes and not self.packing else None
+        return DynamicCache() if self.keeps_caches and not self.packing else None
 
     @cached_property
-    def _shares_passes(self) -> bool:
+    def keeps_caches(self) -> bool:
+        """True if keys and values of a pass can be used again by another one."""
         return shares_passes(self.model)
 
     def prediction(

@@ -17,10 +17,12 @@ from losses.methods.alm import Alm
 from losses.methods.kl import Kl
 from orchestrator.assets import resolve
 from orchestrator.student.adamw import WholeState
+from orchestrator.student.average import RunningAverage
 from orchestrator.student.deepspeed import parameter_groups
 from orchestrator.student.engine import EngineOptions, Update
 from orchestrator.student.module import DistillModule, Example, Probe, Term
-from orchestrator.student.schedule import lr_factor, resume_schedule
+from orchestrator.student.schedule import resume_schedule
+from orchestrator.student.stages import StagedParameters
 from orchestrator.student.trainer import Objective, StudentTrainer
 from teachers.backends.transformers import LanguageModel
 from teachers.teacher import DocumentSignals, Teacher
@@ -88,13 +90,18 @@ class TorchEngine:
         self.micro_batches: list[int] = []
         self.gradients: dict[str, torch.Tensor] = {}
         self._optimizer = torch.optim.AdamW(
-            parameter_groups(module, options.weight_decay),
+            parameter_groups(module, options.weight_decay, staged=bool(options.stages)),
             lr=options.learning_rate,
             betas=options.betas,
         )
-        factor = lr_factor(options.lr_schedule, options.warmup_steps, options.max_steps)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factor)
+        factors = [options.rates.factor(group["part"]) for group in self._optimizer.param_groups]
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, factors)
         self.state = WholeState(module, self._optimizer)
+        self.average = None
+        if options.average_decay is not None:
+            self.average = RunningAverage(self.state.masters(), options.average_decay)
+        self._stages = StagedParameters(module, options.stages)
+        self._enter(0)
 
     def forward(self, examples: Sequence[Example], probe: Probe | None = None) -> torch.Tensor:
         self.micro_batches.append(len(examples))
@@ -115,6 +122,9 @@ class TorchEngine:
         self._optimizer.step()
         self._schedule.step()
         self._optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update()
+        self._enter(self._schedule.last_epoch)
         return Update(float(norm), learning_rate)
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
@@ -122,6 +132,10 @@ class TorchEngine:
 
     def resume_at(self, step: int) -> None:
         resume_schedule(self._schedule, step)
+        self._enter(step)
+
+    def _enter(self, step: int) -> None:
+        self.state.forget(self._stages.enter(step))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.module.model.state_dict().items()}

@@ -68,12 +68,14 @@ def run_rank(rank: int, port: int, job: dict[str, Any], target: Path) -> None:
 def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
     """All steps of a job on this rank's share of each batch, with an evaluation in between.
 
-    A job may continue from ``spec.resume_from``; ``saves`` maps steps done to state folders.
+    A job may continue from ``spec.resume_from``; ``saves`` maps steps done to state folders, and
+    ``versions`` to folders of the running mean as a model.
     """
     import torch
 
     from losses.prediction import ELEMENTS_IN_MEMORY
     from orchestrator.student.state import restore_random_state
+    from orchestrator.student.versions import save_version
     from orchestrator.student.worker import build_trainer, join_group
 
     torch.set_num_threads(1)
@@ -91,6 +93,8 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
     for done, (documents, signals, num_bytes) in enumerate(job["steps"], job.get("first", 0)):
         if done in saves:
             trainer.save_state(done, saves[done], rank)
+        if (version := job.get("versions", {}).get(done)) is not None:
+            save_version(trainer.engine, version, torch.float32, rank)
         mine = slice(rank, None, spec.num_ranks)
         scores = trainer.evaluate(documents)
         reports.append(

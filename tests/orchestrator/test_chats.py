@@ -73,7 +73,8 @@ def test_plain_on_request(run):
 def test_template_and_packing_reach_the_models(run):
     run["teachers"][0] |= {"template": "plain", "packing": True}
     config = parse_run(run)
-    student, teacher = student_source(config.student), teacher_source(config.teachers[0])
+    student = student_source(config.student)
+    teacher = teacher_source(config.teachers[0], config.student)
     assert (student.template, student.packing) == (None, True)
     assert (teacher.template, teacher.packing) == ("plain", True)
 

@@ -16,7 +16,11 @@ from losses.methods import method_names
 from orchestrator.cli import app
 from orchestrator.config import load_run, parse_run
 from orchestrator.config.json_schema import json_schema
-from orchestrator.config.shipped import shipped_experiments, shipped_run_files
+from orchestrator.config.shipped import (
+    shipped_experiments,
+    shipped_hypernetworks,
+    shipped_run_files,
+)
 from orchestrator.config.yaml_text import parse_yaml
 from orchestrator.errors import (
     EXIT_CODES,
@@ -169,11 +173,15 @@ class TestCommands:
         stand_in(
             monkeypatch,
             "orchestrator.export",
-            export=lambda *given: Result(", ".join(map(str, given))),
+            export=lambda *given, keep_padding: Result(", ".join(map(str, [*given, keep_padding]))),
         )
-        assert run("export", "run/final", "out").stdout == "arguments  run/final, out, None\n"
+        assert (
+            run("export", "run/final", "out").stdout == "arguments  run/final, out, None, False\n"
+        )
         result = run("export", "run/final", "out", "--dtype", "bfloat16", "--json")
-        assert json.loads(result.stdout) == {"arguments": "run/final, out, bfloat16"}
+        assert json.loads(result.stdout) == {"arguments": "run/final, out, bfloat16, False"}
+        result = run("export", "run/final", "out", "--keep-padding")
+        assert result.stdout.endswith(", True\n")
         assert run("export", "run/final", "out", "--dtype", "int8").exit_code == 2
 
     def test_methods(self):
@@ -251,7 +259,8 @@ class TestInit:
     def test_lists_recipes(self):
         lines = run("init").stdout.splitlines()
         assert [line.split()[0] for line in lines] == [
-            name.removesuffix(".yaml") for name in [*shipped_run_files(), *shipped_experiments()]
+            name.removesuffix(".yaml")
+            for name in [*shipped_run_files(), *shipped_experiments(), *shipped_hypernetworks()]
         ]
         assert "  The smallest real run: two toy teachers with different" in lines[1]
 

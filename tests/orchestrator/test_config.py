@@ -274,12 +274,12 @@ class TestAccepted:
         (
             "teachers.0.kind",
             "openai",
-            'teachers[0] (first).kind: "openai" is not in this release; expected "hf"',
+            'teachers[0] (first).kind: "openai" is not in this release; expected "hf" or "self"',
         ),
         (
             "teachers.0.kind",
             "hg",
-            'teachers[0] (first).kind: "hg" is not allowed; expected "hf"',
+            'teachers[0] (first).kind: "hg" is not allowed; expected "hf" or "self"',
         ),
         (
             "teachers.0.weight",
@@ -385,10 +385,51 @@ class TestAccepted:
         ),
         # Combinations
         (
-            "student.tokenizer",
+            "teachers.0.kind",
+            "self",
+            "teachers[0] (first).model: a teacher of kind self is the student's own init; leave it "
+            "out",
+        ),
+        (
+            "teachers.0.share_weights",
+            True,
+            "teachers[0] (first).share_weights: only a teacher of kind self takes it; leave it out",
+        ),
+        (
+            "teachers.0.model",
+            None,
+            "teachers[0] (first).model: missing; expected a folder, a hub id or asset:NAME",
+        ),
+        (
+            "student.embeddings",
+            {"init": "mean"},
+            "student: embeddings has no effect: the tokenizer is that of init; leave it out, or "
+            "set tokenizer",
+        ),
+        (
+            "student.embeddings",
+            {"init": "hypernetwork"},
+            "student.embeddings: init is hypernetwork and hypernetwork is null; expected the "
+            "folder that tutelage hypernet train wrote with init: hypernetwork, and null with any "
             "other",
-            'student: tokenizer "other" differs from init "org/model"; a student with another '
-            "tokenizer is not in this release; leave tokenizer out",
+        ),
+        (
+            "student.embeddings",
+            {"hypernetwork": "h"},
+            'student.embeddings: init is fvt and hypernetwork is "h"; expected the folder that '
+            "tutelage hypernet train wrote with init: hypernetwork, and null with any other",
+        ),
+        (
+            "student.lora",
+            {"target_modules": ["q_proj", "q_proj"]},
+            "student.lora.target_modules: ['q_proj', 'q_proj'] repeats a name; expected each name "
+            "once",
+        ),
+        (
+            "train.stages",
+            [{"steps": 3, "trainable": "embeddings"}],
+            "train.stages: their steps sum up to 3, but train.max_steps is 100; expected equal "
+            "numbers",
         ),
         (
             "deepspeed",

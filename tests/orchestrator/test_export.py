@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -48,6 +49,7 @@ class TestExport:
         assert result.dtype == "float32"
         files = {path.name for path in (tmp_path / "out").iterdir()}
         assert files == {
+            "README.md",
             "config.json",
             "generation_config.json",
             "model.safetensors",
@@ -88,6 +90,88 @@ class TestExport:
         export(checkpoint, tmp_path / "out")
         settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
         assert settings["eos_token_id"] == 0
+
+
+class TestPadding:
+    """Rows of the embeddings that no token has."""
+
+    @pytest.mark.parametrize(
+        ("architecture", "tied"), [("llama", False), ("gemma2", True), ("phi", False)]
+    )
+    def test_they_are_cut(self, language_model, tmp_path: Path, architecture: str, tied: bool):
+        student = language_model(architecture, padded_rows=13, tie_word_embeddings=tied)
+        size = len(student.tokenizer.vocabulary)
+        student.model.save_pretrained(tmp_path / "in", max_shard_size="20KB")
+        student.tokenizer.fast.save_pretrained(tmp_path / "in")
+        result = export(tmp_path / "in", tmp_path / "out")
+        assert result.num_rows_cut == 13
+        before, after = logits(tmp_path / "in"), logits(tmp_path / "out")
+        assert after.shape[-1] == size
+        torch.testing.assert_close(after, before[..., :size], atol=1e-5, rtol=0)
+        config = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert config["vocab_size"] == size
+        index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+        assert index["metadata"]["total_parameters"] == result.num_parameters
+        kept = export(tmp_path / "in", tmp_path / "kept", "bfloat16", keep_padding=True)
+        assert kept.num_rows_cut == 0
+        assert logits(tmp_path / "kept").shape[-1] == size + 13
+        half = export(tmp_path / "in", tmp_path / "half", "bfloat16")
+        assert (half.num_rows_cut, half.dtype) == (13, "bfloat16")
+
+    def test_refused_where_something_else_has_such_rows(self, language_model, tmp_path: Path):
+        student = language_model("llama", padded_rows=64, hidden_size=576, head_dim=144)
+        student.model.save_pretrained(tmp_path / "in")
+        student.tokenizer.fast.save_pretrained(tmp_path / "in")
+        assert len(student.tokenizer.vocabulary) + 64 == 576
+        with pytest.raises(ConfigError, match=r"64 rows .* have no token, but .*layernorm.weight"):
+            export(tmp_path / "in", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_refused_where_a_special_id_is_one_of_them(self, language_model, tmp_path: Path):
+        student = language_model("llama", padded_rows=13)
+        student.model.save_pretrained(tmp_path / "in")
+        student.tokenizer.fast.save_pretrained(tmp_path / "in")
+        config = json.loads((tmp_path / "in" / "config.json").read_text())
+        (tmp_path / "in" / "config.json").write_text(json.dumps(config | {"pad_token_id": 520}))
+        with pytest.raises(ConfigError, match="pad_token_id is 520, which is no token"):
+            export(tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+)  # peft
+class TestAdapters:
+    """Folders of peft."""
+
+    @pytest.fixture
+    def adapted(self, language_model, tmp_path: Path) -> torch.Tensor:
+        """Logits of a model with adapters, which are saved alone."""
+        student = language_model("llama", seed=3)
+        student.model.save_pretrained(tmp_path / "base")
+        student.tokenizer.fast.save_pretrained(tmp_path / "base")
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        options = LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"])
+        adapted = get_peft_model(model, options)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.5)
+        adapted.save_pretrained(tmp_path / "adapters")
+        ids = student.tokenizer.fast(TEXT, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            return adapted.eval()(ids).logits
+
+    def test_they_are_merged(self, adapted: torch.Tensor, tmp_path: Path):
+        export(tmp_path / "adapters", tmp_path / "out")
+        torch.testing.assert_close(logits(tmp_path / "out"), adapted, atol=1e-4, rtol=0)
+        assert (logits(tmp_path / "base") - adapted).abs().max() > 0.1
+        assert not list((tmp_path / "out").glob("adapter*"))
+
+    def test_a_base_that_is_not_named(self, adapted: torch.Tensor, tmp_path: Path):
+        path = tmp_path / "adapters" / "adapter_config.json"
+        settings = json.loads(path.read_text()) | {"base_model_name_or_path": None}
+        path.write_text(json.dumps(settings))
+        with pytest.raises(ConfigError, match="names no base_model_name_or_path"):
+            export(tmp_path / "adapters", tmp_path / "out")
 
 
 class TestRefusals:

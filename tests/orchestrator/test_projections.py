@@ -30,9 +30,9 @@ from orchestrator.prepare import count_tokens, first_documents, prepare
 from orchestrator.projections import projection_folder, projection_key, projection_of
 from orchestrator.setup import set_up
 from orchestrator.specs import student_spec
-from orchestrator.student import worker
+from orchestrator.student import build
 from orchestrator.student.module import DistillModule, Example
-from orchestrator.student.worker import TermSpec
+from orchestrator.student.spec import TermSpec
 from teachers.tokenizer import Tokenizer
 
 OPTIONS = ProjectionOptions()
@@ -224,5 +224,5 @@ def test_gates_give_the_student_its_own_w(distillation, tokenizers, learnable):
 def test_a_term_has_w_in_its_pair(tokenizers, language_model):
     student, teacher = language_model("llama"), tokenizers["sentencepiece"].vocabulary
     w = projection_of(tokenizers["bytelevel"], tokenizers["sentencepiece"], OPTIONS)
-    term = worker._term(TermSpec("other", "p_kl", PKl(), 1.0, teacher, w), student)
+    term = build._term(TermSpec("other", "p_kl", PKl(), 1.0, teacher, w), student)
     assert term.pair.projection is w

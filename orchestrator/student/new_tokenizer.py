@@ -1,0 +1,99 @@
+"""The tokenizer of a student that gets another one than its ``init`` has.
+
+It is written once into the cache folder, under a digest of all that it is made of, and opened from
+there by every process: what a run trains with is what its checkpoints hold.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from losses.alignment.vocabulary import Family
+from orchestrator.assets import cache_folder
+from orchestrator.atomic import atomic_folder
+from orchestrator.student.byte_tokenizer import byte_tokenizer
+from orchestrator.student.embeddings.options import BYTES, EmbeddingOptions
+from orchestrator.student.merged_tokenizer import merged_tokenizer
+from teachers.sealing import unsealed
+from teachers.source import ModelSource
+from teachers.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+TOKENIZER_NAME = "student.tokenizer"
+RECIPE = 2
+"""Raise it whenever the same parts give another tokenizer."""
+
+
+@dataclass(frozen=True)
+class NewTokenizer:
+    """Which tokenizer a student gets, and how its embeddings come about.
+
+    Args:
+        reference: ``bytes``, or an absolute folder or hub id.
+        options: see ``EmbeddingOptions``.
+    """
+
+    reference: str
+    options: EmbeddingOptions
+
+    def load(self, init: ModelSource, source: Tokenizer) -> Tokenizer:
+        """The student's tokenizer.
+
+        Args:
+            init: where the model comes from.
+            source: its own tokenizer, loaded.
+
+        Raises:
+            OSError: a file is missing, or the cache folder may not be written.
+            ValueError: there is no tokenizer that can be used exactly, or an option is for
+                another kind of tokenizer.
+        """
+        self.options.check_bytes(self.reference == BYTES)
+        own = replace(init, path=self.reference, revision=None)
+        if self.options.special_tokens == "target":
+            return _checked(Tokenizer.load(own, source.name))
+        folder = _written(source, None if self.reference == BYTES else own)
+        start = source.start_id
+        name = None if start is None else unsealed(str(source.fast.convert_ids_to_tokens(start)))
+        found = replace(init, path=str(folder), revision=None, trust_remote_code=False)
+        return _checked(Tokenizer.load(found, source.name, name))
+
+
+def _written(source: Tokenizer, target: ModelSource | None) -> Path:
+    """The folder of the tokenizer with the source's special tokens; bytes without a target."""
+    parts = [RECIPE, source.fingerprint, _digest(target) if target else BYTES]
+    digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    folder = cache_folder() / "student_tokenizers" / digest[:16]
+    if folder.is_dir():
+        return folder
+    if target is None:
+        fast = byte_tokenizer(source)
+    else:
+        fast = merged_tokenizer(source, Tokenizer.load(target, TOKENIZER_NAME))
+    try:
+        with atomic_folder(folder) as partial:
+            fast.save_pretrained(partial)
+    except FileExistsError:
+        log.debug("another process wrote %s", folder)
+    return folder
+
+
+def _digest(target: ModelSource) -> str:
+    """Of all that decides how it cuts a text, without loading it where its file is at hand."""
+    file = Path(target.path) / "tokenizer.json"
+    if file.is_file():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    return Tokenizer.load(target, TOKENIZER_NAME).cutting
+
+
+def _checked(tokenizer: Tokenizer) -> Tokenizer:
+    """Warn where the tokenizer cannot write every text."""
+    if tokenizer.family is Family.METASPACE:
+        log.warning(
+            "the new tokenizer turns characters that it has no token for into its unknown token; "
+            "documents with such characters will be left out"
+        )
+    return tokenizer
