@@ -40,12 +40,17 @@ class Section(BaseModel):
     )
 
 
+def unreleased(value: object, *, only: str) -> str:
+    """Say that a value is designed but not built yet."""
+    return f'"{value}" is not in this release; expected "{only}"'
+
+
 def not_in_this_release(*planned: str, only: str) -> BeforeValidator:
     """Refuse values that are designed but not built yet, by name."""
 
     def check(value: object) -> object:
         if value in planned:
-            raise ValueError(f'"{value}" is not in this release; expected "{only}"')
+            raise ValueError(unreleased(value, only=only))
         return value
 
     return BeforeValidator(check)

@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from orchestrator.config.method import MethodConfig
 from orchestrator.config.mixture import Weight
+from orchestrator.config.problems import raise_if_any
 from orchestrator.config.projection import ProjectionConfig
 from orchestrator.config.section import (
     Device,
@@ -22,6 +23,7 @@ from orchestrator.config.section import (
     check_device,
     not_in_this_release,
 )
+from orchestrator.config.teacher_kind import BUILT, PLANNED, unserved
 
 NAME_RULE = 'letters, digits, _ and -, and not "ce" or "student"'
 
@@ -37,7 +39,7 @@ class TeacherConfig(Section):
 
     name: Annotated[str, AfterValidator(_check_name), Expected(NAME_RULE)]
     """What the teacher is called in overrides, metrics and tables."""
-    kind: Annotated[Literal["hf"], not_in_this_release("openai", "cache", "self", only="hf")] = "hf"
+    kind: Annotated[Literal["hf"], not_in_this_release(*PLANNED, only=BUILT)] = "hf"
     """Where the teacher lives: hf is a transformers model on this cluster."""
     model: ModelSource
     """The frozen model: a folder, a hub id or asset:NAME."""
@@ -69,6 +71,13 @@ class TeacherConfig(Section):
     """How W is built for the methods that read it."""
     methods: Annotated[Items[MethodConfig], MinLen(1)]
     """The methods fed by this teacher, each name once; one forward pass serves them all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_serves(cls, entry: Any) -> Any:
+        if isinstance(entry, dict):
+            raise_if_any(unserved(entry))
+        return entry
 
     @field_validator("methods")
     @classmethod
