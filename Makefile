@@ -35,7 +35,8 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 	  -m "not ray and not gpu and not nightly"
-	$(BIN)/python -m pytest -q -m "ray and not gpu and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
+	  -m "ray and not gpu and not nightly" tests/e2e
 
 nightly: setup
 	$(BIN)/python -m pytest -q -m "nightly and not gpu"

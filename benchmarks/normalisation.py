@@ -52,8 +52,7 @@ GRID = tuple(Case(*cell) for cell in product((1, 2), (1, 2, 4), (0, 1, 2, 3)))
 QUICK = tuple(
     case
     for case in GRID
-    if (case.ranks, case.accumulation, case.stage)
-    in {(1, 1, 0), (1, 4, 3), (2, 1, 1), (2, 2, 2), (2, 4, 3)}
+    if (case.ranks, case.accumulation, case.stage) in {(1, 1, 0), (2, 1, 1), (2, 2, 2), (2, 4, 3)}
 )
 """Every value of every axis."""
 

@@ -19,6 +19,7 @@ from losses.alignment.projection import Projection
 from losses.alignment.tokens import Tokens
 from losses.alignment.vocabulary import Vocabulary
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Head, Prediction
 from losses.reencoding.reencoder import Reencoder
 from losses.signals import Signal
@@ -63,6 +64,11 @@ class Pair:
     teacher_width: int | None = None
     student_head: Head | None = None
 
+    @property
+    def has_one_vocabulary(self) -> bool:
+        """True if an id stands for the same thing on both sides."""
+        return self.student.ids_fingerprint == self.teacher.ids_fingerprint
+
     @cached_property
     def reencoder(self) -> Reencoder:
         """The teacher's tokens in the student's; remembers what it encoded.
@@ -75,6 +81,21 @@ class Pair:
         return Reencoder(self.student, self.teacher, self.encode_student)
 
 
+def known_widths(pair: Pair, method: str) -> tuple[int, int]:
+    """How wide the student's and the teacher's hidden states are.
+
+    Raises:
+        ValueError: one of them is not known.
+    """
+    ours, theirs = pair.student_width, pair.teacher_width
+    if ours is None or theirs is None:
+        raise ValueError(
+            f"method {method}: the hidden states are {ours} (student) and {theirs} (teacher) wide; "
+            "expected both, as hidden_size in config.json"
+        )
+    return ours, theirs
+
+
 @dataclass(frozen=True)
 class LossTerm:
     """A method's loss on one document, not yet normalised.
@@ -82,7 +103,8 @@ class LossTerm:
     Args:
         total: sum over the method's units, in nats.
         units: how many units were summed.
-        metrics: name -> detached value, summed over the document like ``total``.
+        metrics: name -> detached value, summed over the document like ``total``; the names are
+            the method's ``metric_names``.
     """
 
     total: Float[Tensor, ""]
@@ -100,6 +122,10 @@ class Method(ABC):
     """What ``LossTerm.units`` counts: ``tokens`` or ``chunks``."""
     bytes_per_token: ClassVar[str]
     """Bytes that a signal takes for each teacher token, in words where it depends on the model."""
+    reads: ClassVar[frozenset[Need]]
+    """What ``signal`` reads of a teacher, whichever options are set; see ``needs``."""
+    metric_names: ClassVar[tuple[str, ...]] = ()
+    """The names of ``LossTerm.metrics``, all of them in every document."""
     needs_teacher_head: ClassVar[bool] = False
     """True if ``loss`` reads the teacher's full distributions from its hidden states."""
     needs_projection: ClassVar[bool] = False
@@ -122,8 +148,25 @@ class Method(ABC):
         """True if ``signal`` asks the model what follows other tokens than the document's."""
         return False
 
+    @property
+    def needs_distributions(self) -> bool:
+        """True if the options make ``signal`` read whole rows, which ``reads`` does not tell."""
+        return False
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What a teacher must be able to tell for this method with its options."""
+        by_options = {
+            Need.CONTINUATIONS: self.needs_continuations,
+            Need.DISTRIBUTIONS: self.needs_distributions or self.needs_teacher_head,
+        }
+        return self.reads | {need for need, needed in by_options.items() if needed}
+
     def check(self, pair: Pair) -> None:  # noqa: B027 - most methods accept every pair
         """Raise ValueError if the method cannot work for these two vocabularies."""
+
+    def check_widths(self, pair: Pair) -> None:  # noqa: B027 - most methods read no width
+        """Raise ValueError if a width of hidden states that ``modules`` needs is not known."""
 
     @abstractmethod
     def signal(self, teacher: Prediction, document: Document) -> Signal:

@@ -4,11 +4,11 @@ What cannot work is an error: ids without a row in the embedding. What only look
 tokenizer came from another model is a warning, since many published models are a little untidy.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-
-from transformers import AutoConfig, PretrainedConfig
 
 from teachers.model_config import SPECIAL_IDS, check_ids, explained
 from teachers.source import ModelSource
@@ -16,6 +16,9 @@ from teachers.tokenizer import Tokenizer
 
 MOST_PADDED_ROWS = 2048
 """Published models pad their embedding by up to some hundred rows beyond the tokenizer."""
+
+WIDTHS = ("hidden_size", "n_embd", "d_model")
+"""What architectures call the width of their hidden states."""
 
 PARTS = {"text_config", "decoder", "generator"}
 """Keys of a configuration that has another one for the language model."""
@@ -44,7 +47,7 @@ def compare(source: ModelSource, tokenizer: Tokenizer) -> Agreement:
     with explained(source.path):
         config = _text_config(source)
     agreement = compare_config(config, tokenizer)
-    if (flaw := tokenizer.chat.flaw()) is not None:
+    if (flaw := tokenizer.chat.flaw) is not None:
         agreement.warnings.append(
             f"its chat template cannot be used ({flaw}), so chats will be refused; repair it, or "
             "set the key template: plain"
@@ -55,18 +58,36 @@ def compare(source: ModelSource, tokenizer: Tokenizer) -> Agreement:
 def _text_config(source: ModelSource) -> Mapping[str, Any]:
     """What config.json says of the language model.
 
-    Only a configuration of several parts is read by its own class: importing that takes seconds.
+    A folder's is read as it is, for ``transformers`` takes a second to import. Only one of several
+    parts is read by its own class: importing that takes seconds.
     """
+    if _is_of_one_part(plain := _plain_config(Path(source.path))):
+        return plain
+    from transformers import AutoConfig, PretrainedConfig
+
     found: dict[str, Any] = PretrainedConfig.get_config_dict(source.path, revision=source.revision)[
         0
     ]
-    if "vocab_size" in found and not PARTS & found.keys():
+    if _is_of_one_part(found):
         return found
     config = AutoConfig.from_pretrained(
         source.path, revision=source.revision, trust_remote_code=source.trust_remote_code
     )
     whole: dict[str, Any] = config.get_text_config().to_dict()
     return whole
+
+
+def _plain_config(folder: Path) -> Mapping[str, Any]:
+    """Empty for a hub id, and where ``transformers`` would read another file or raise an error."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "configuration_files" not in found else {}
+
+
+def _is_of_one_part(config: Mapping[str, Any]) -> bool:
+    return "vocab_size" in config and not PARTS & config.keys()
 
 
 def compare_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> Agreement:
@@ -83,7 +104,7 @@ def compare_config(config: Mapping[str, Any], tokenizer: Tokenizer) -> Agreement
     check_ids(config)
     num_rows, num_ids = config["vocab_size"], len(tokenizer.vocabulary)
     longest = config.get("max_position_embeddings", config.get("n_positions"))
-    width = config.get("hidden_size", config.get("n_embd"))
+    width = next((config[name] for name in WIDTHS if name in config), None)
     agreement = Agreement(
         max_tokens=longest if isinstance(longest, int) else None,
         hidden_size=width if isinstance(width, int) else None,

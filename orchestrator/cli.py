@@ -3,6 +3,8 @@
 Torch, Ray and the rest are imported inside the commands, so that ``--help`` answers at once.
 """
 
+import atexit
+import gc
 import json
 import logging
 from dataclasses import asdict
@@ -146,6 +148,7 @@ def validate(
         config = load_run(run_file, overrides or [])
         from orchestrator.validation import validate as check
 
+        atexit.register(gc.freeze)  # nothing is left to write; looking for garbage takes a second
         for line in check(config, strict=strict):
             typer.echo(line, err=line.startswith("warning:"))
 
@@ -287,5 +290,10 @@ def env(as_json: AsJson = False) -> None:
 
 
 def main() -> None:
-    """Entry point of the command ``tutelage``."""
+    """Entry point of the command ``tutelage``.
+
+    Garbage is collected less often than Python's default: what is imported and read makes a
+    million objects that stay, and looking through them takes a tenth of the time.
+    """
+    gc.set_threshold(50_000)
     app()

@@ -47,6 +47,8 @@ def running(config: RunConfig) -> Iterator[Machine]:
         ResourcesError: a cluster has fewer CPUs than the actors ask for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would start workers ahead that no actor can use: each has an environment of its own.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     local = "RAY_ADDRESS" not in os.environ
     with tempfile.TemporaryDirectory(prefix="tutelage-") as empty:
         _start_ray(
@@ -72,9 +74,16 @@ def _start_ray(**options: Any) -> None:
 
 
 def _local_options(config: RunConfig) -> dict[str, Any]:
-    """On one machine the actors share its cores, however few there are."""
-    num_cpus = math.ceil(max(os.cpu_count() or 1, cpus_asked(config)))
-    return {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "num_cpus": num_cpus}
+    """On one machine the actors share its cores, however few there are.
+
+    Without ``address`` Ray would join whatever ``ray start`` left on this machine.
+    """
+    return {
+        "address": "local",
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",
+        "num_cpus": math.ceil(max(os.cpu_count() or 1, cpus_asked(config))),
+    }
 
 
 def _machine(config: RunConfig, *, local: bool) -> Machine:

@@ -7,19 +7,26 @@ from rich.text import Text
 from losses.alignment.coverage import ClassCoverage
 from orchestrator.prepare import PreparedPair
 
+SIDES = ("student's", "teacher's")
 COLUMNS = ("tokens", "exact", "split", "empty", "of text", "of it exact")
-TEACHER_COLUMNS = ("teacher's", "exact", "of text", "of it exact")
+TARGET_COLUMNS = ("exact", "of text", "of it exact")
 
 
 def coverage_report(pair: PreparedPair) -> RenderableType:
-    """The table of one teacher and what follows from it."""
+    """The table of one teacher and what follows from it.
+
+    Of W⁻ there is only the table: a partition loss does not read it, and there is no choice.
+    """
+    if pair.is_reverse:
+        return _table(pair)
     return Group(_table(pair), Text(_dropped(pair)), Text(f"Advice: {pair.coverage.advice}."))
 
 
 def _table(pair: PreparedPair) -> Table:
-    table = Table(title=f"W of {pair.teacher}: {pair.num_entries:,} weights in {pair.folder}")
-    table.add_column("student's")
-    for column in (*COLUMNS, *TEACHER_COLUMNS):
+    name, sides = ("W⁻", ("teacher's", "student's")) if pair.is_reverse else ("W", SIDES)
+    table = Table(title=f"{name} of {pair.teacher}: {pair.num_entries:,} weights in {pair.folder}")
+    table.add_column(sides[0])
+    for column in (*COLUMNS, sides[1], *TARGET_COLUMNS):
         table.add_column(column, justify="right")
     total = pair.coverage.total
     for name, found in pair.coverage.classes.items():

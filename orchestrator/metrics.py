@@ -101,6 +101,7 @@ def step_metrics(
         values["ce_loss" if name == "ce" else f"teacher/{name}/kd_loss"] = value
     for name, weight in zip(names, report.weights, strict=True):
         values["ce_weight" if name == "ce" else f"teacher/{name}/weight"] = weight
+    values |= {f"teacher/{name}": value for name, value in report.metrics.items()}
     for name, share in gradient_shares(report, names).items():
         values["ce_gradient_share" if name == "ce" else f"teacher/{name}/gradient_share"] = share
     return values

@@ -3,8 +3,6 @@
 import hashlib
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-
 from teachers.source import ModelSource
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -39,6 +37,8 @@ def _add_samples(sha: "hashlib._Hash", path: Path) -> None:
 
 def _commit(source: ModelSource) -> str:
     """The cached snapshot's; what was asked for where nothing is cached yet."""
+    from huggingface_hub import try_to_load_from_cache  # slow import
+
     found = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
     if isinstance(found, str):
         return f"commit {Path(found).parent.name}"

@@ -1,10 +1,11 @@
 """``tutelage prepare``: build W for every teacher, and say what each kind of loss would make of it.
 
-The numbers come from the vocabularies alone, and from the training text where it is there.
+Where a run reads W⁻, which has the roles swapped, that is built, and W is not. The
+numbers come from the vocabularies alone, and from the training text where it is there.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,12 @@ from losses.alignment.projection import ProjectionOptions
 from losses.alignment.tokens import Tokens
 from losses.document import Document
 from orchestrator.config import RunConfig
-from orchestrator.projections import projection_folder, projection_key, projection_of
+from orchestrator.projections import (
+    projection_folder,
+    projection_key,
+    projection_of,
+    reads_reverse,
+)
 from orchestrator.references import find_references, how_to_fetch, refuse
 from orchestrator.setup import STUDENT, load_tokenizers, read_split
 from teachers.tokenizer import Tokenizer
@@ -30,12 +36,15 @@ class PreparedPair:
 
     Args:
         teacher: the teacher's name.
+        is_reverse: it is W⁻: its rows are the teacher's tokens, which ``coverage`` then calls the
+            student's, and the reverse.
         folder: where W lies.
         num_entries: weights in W.
         coverage: W by classes of tokens, and of the training text if it is there.
     """
 
     teacher: str
+    is_reverse: bool
     folder: Path
     num_entries: int
     coverage: Coverage
@@ -55,20 +64,25 @@ def prepare(config: RunConfig) -> Iterator[PreparedPair]:
     left_out = {r.place for r in found.unfetched} | {p.split(":")[0] for p in found.problems}
     text = first_documents(read_split(config, "train", left_out))
     for teacher in config.teachers:
-        yield prepare_pair(student, tokenizers[teacher.name], teacher.projection.options, text)
+        pair = (student, tokenizers[teacher.name])
+        reverse = reads_reverse(teacher, config)
+        sides = pair[::-1] if reverse else pair
+        prepared = prepare_pair(*sides, teacher.projection.options, text)
+        yield replace(prepared, teacher=teacher.name, is_reverse=reverse)
 
 
 def prepare_pair(
-    student: Tokenizer, teacher: Tokenizer, options: ProjectionOptions, text: Sequence[Document]
+    source: Tokenizer, target: Tokenizer, options: ProjectionOptions, text: Sequence[Document]
 ) -> PreparedPair:
-    """Build or find one W, and measure it."""
-    projection = projection_of(student, teacher, options)
-    seen = Occurrences(count_tokens(student, text), count_tokens(teacher, text))
+    """Build or find one W from the source's tokens to the target's, and measure it."""
+    projection = projection_of(source, target, options)
+    seen = Occurrences(count_tokens(source, text), count_tokens(target, text))
     return PreparedPair(
-        teacher=teacher.name,
-        folder=projection_folder(projection_key(student, teacher, options)),
+        teacher=target.name,
+        is_reverse=False,
+        folder=projection_folder(projection_key(source, target, options)),
         num_entries=len(projection.weights),
-        coverage=measure_coverage(student.vocabulary, teacher.vocabulary, projection, seen),
+        coverage=measure_coverage(source.vocabulary, target.vocabulary, projection, seen),
     )
 
 

@@ -18,6 +18,7 @@ from orchestrator.assets import cache_folder
 from orchestrator.atomic import atomic_folder
 from orchestrator.config import RunConfig
 from orchestrator.config.method import MethodConfig
+from orchestrator.config.teacher import TeacherConfig
 from teachers.inside import encode_inside
 from teachers.tokenizer import Tokenizer
 
@@ -35,10 +36,17 @@ def needed_projections(
     for teacher in config.teachers:
         if any(reads_projection(entry, config) for entry in teacher.methods):
             pair = (student, teachers[teacher.name])
-            sides = pair[::-1] if config.mixture.ensemble else pair
-            if not config.mixture.ensemble or not _one_vocabulary(*pair):
+            reverse = reads_reverse(teacher, config)
+            if not reverse or not _one_vocabulary(*pair):
+                sides = pair[::-1] if reverse else pair
                 found[teacher.name] = projection_of(*sides, teacher.projection.options)
     return found
+
+
+def reads_reverse(teacher: TeacherConfig, config: RunConfig) -> bool:
+    """True if it is W⁻ that the teacher's methods read."""
+    ensemble = config.mixture.ensemble is not None
+    return ensemble and any(reads_projection(entry, config) for entry in teacher.methods)
 
 
 def reads_projection(entry: MethodConfig, config: RunConfig) -> bool:
@@ -49,7 +57,7 @@ def reads_projection(entry: MethodConfig, config: RunConfig) -> bool:
 
 
 def _one_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
-    return one.vocabulary.fingerprint == other.vocabulary.fingerprint
+    return one.vocabulary.ids_fingerprint == other.vocabulary.ids_fingerprint
 
 
 def projection_of(student: Tokenizer, teacher: Tokenizer, options: ProjectionOptions) -> Projection:

@@ -16,6 +16,7 @@ from orchestrator.agreement import compare
 from orchestrator.config import RunConfig
 from orchestrator.data import Prepared, load_documents, num_repeated, prepare
 from orchestrator.errors import ConfigError
+from orchestrator.known_tokenizers import load_tokenizer
 from orchestrator.lora_check import check_lora
 from orchestrator.model_identity import model_identity
 from orchestrator.projections import needed_projections
@@ -134,7 +135,7 @@ class _Loader:
     def _load(self, place: str, source: ModelSource, name: str, start: str | None) -> Tokenizer:
         try:
             with _without_collection():
-                tokenizer = Tokenizer.load(source, name, start)
+                tokenizer = load_tokenizer(source, name, start)
             agreement = compare(source, tokenizer)
         except (OSError, ValueError) as error:
             raise ConfigError(
@@ -192,6 +193,7 @@ def _check_methods(config: RunConfig, index: int, pair: Pair) -> None:
                 entry.method.check(pair)
             else:
                 ensemble_of(entry.name, entry.method, mean).check(pair)
+            entry.method.check_widths(pair)
         except ValueError as error:
             raise ConfigError(
                 f"teachers[{index}] ({teacher.name}).methods[{place}] ({entry.name}): {error}"
@@ -223,7 +225,7 @@ def _check_templates(
     if (chat := next(chats, None)) is None:
         return
     for tokenizer in tokenizers:
-        if (flaw := tokenizer.chat.flaw()) is not None:
+        if (flaw := tokenizer.chat.flaw) is not None:
             raise ConfigError(
                 f"data.{split}: {chat} is a chat, but the chat template of {tokenizer.name} cannot "
                 f"be used ({flaw}); repair it, or set {tokenizer.name}'s key template: plain"

@@ -82,7 +82,7 @@ def _doubts(
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> str:
     start = tokenizer.start_id
-    shown = "none" if start is None else unsealed(tokenizer.fast.convert_ids_to_tokens(start))
+    shown = "none" if start is None else unsealed(str(tokenizer.backend.id_to_token(start)))
     return (
         f"{tokenizer.name}: {len(tokenizer.vocabulary):,} ids, start token {shown}, "
         f"{tokenizer.chat.description}"

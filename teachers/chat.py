@@ -7,13 +7,16 @@ contents themselves, unchanged.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, zip_longest
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
-from transformers import PreTrainedTokenizerFast
 
 from losses.document import CHAT_ROLES, Document
+
+if TYPE_CHECKING:
+    from teachers.tokenizer import Tokenizer
 
 PLAIN = (
     "{% for message in messages %}"
@@ -53,14 +56,18 @@ class ChatTemplate:
     """The chat template of one tokenizer, or the plain one.
 
     Args:
-        fast: the tokenizer, with its own template if it has one.
+        tokenizer: its ``fast`` renders; it is asked for only then.
+        own: the tokenizer's own template, None if it has none.
         choice: ``plain``, or None for the tokenizer's own template; without one, also plain.
     """
 
-    def __init__(self, fast: PreTrainedTokenizerFast, choice: TemplateChoice | None) -> None:
-        self.has_own = fast.chat_template is not None
+    def __init__(
+        self, tokenizer: "Tokenizer", own: object, choice: TemplateChoice | None = None
+    ) -> None:
+        self.own = own
+        self.has_own = own is not None
         self.is_plain = choice == "plain" or not self.has_own
-        self._fast = fast
+        self._tokenizer = tokenizer
         self._around: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     @property
@@ -71,14 +78,30 @@ class ChatTemplate:
         return "plain chats" if self.has_own else "plain chats (it has no chat template)"
 
     @property
+    def closing(self) -> str:
+        """What the tokenizer's own template writes behind an answer that ends a chat.
+
+        Nothing for the plain rendering, and where the template refuses a question and an answer.
+        """
+        if self.is_plain:
+            return ""
+        try:
+            return self._find_around(("user", "assistant"))[-1]
+        except ChatRefused:
+            return ""
+
+    @property
     def source(self) -> object:
         """The template's text, or several of them by name."""
-        return PLAIN if self.is_plain else self._fast.chat_template
+        return PLAIN if self.is_plain else self.own
 
+    @cached_property
     def flaw(self) -> str | None:
         """Why this is no template at all; None if it is one, whichever chats it refuses."""
+        if self.is_plain:
+            return None
         try:
-            template: object = PLAIN if self.is_plain else self._fast.get_chat_template()
+            template: object = self._tokenizer.fast.get_chat_template()
         except ValueError as error:
             return str(error)
         if not isinstance(template, str):
@@ -110,7 +133,8 @@ class ChatTemplate:
         rows = [{"role": role, "content": content} for role, content in messages]
         own = None if not self.is_plain else PLAIN
         try:
-            return str(self._fast.apply_chat_template(rows, chat_template=own, tokenize=False))
+            fast = self._tokenizer.fast
+            return str(fast.apply_chat_template(rows, chat_template=own, tokenize=False))
         except TemplateError as error:
             raise ChatRefused(f"the chat template says: {error.message}") from error
         except (TypeError, ValueError) as error:

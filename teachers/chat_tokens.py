@@ -71,7 +71,7 @@ def _read(
     layout = Layout.of(document, rendering)
     cover = layout.cover(found)
     if inside := found.ids[special & (cover.sizes > 0)].tolist():
-        literal = tokenizer.fast.convert_ids_to_tokens(inside[0])
+        literal = tokenizer.backend.id_to_token(inside[0])
         return _refusal(tokenizer, document, f"a message holds the special token {literal}")
     if cover.sizes.sum() != layout.sizes.sum():
         reason = "a special token of the chat template takes white space of a message"

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import PretrainedConfig
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -24,9 +24,8 @@ MALFORMED = (
     TypeError,
     UnicodeDecodeError,
     json.JSONDecodeError,
-    StrictDataclassError,
 )
-"""What transformers raises on files that hold something else than it looks for."""
+"""What transformers raises on files that hold something else than it looks for, and one more."""
 
 
 @contextmanager
@@ -40,13 +39,19 @@ def explained(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         # tokenizers raises plain Exception
-        if type(error) is not Exception and not isinstance(error, MALFORMED):
+        if type(error) is not Exception and not _is_malformed(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{_damaged(Path(path))} ({reason}); expected what save_pretrained writes: copy or "
             "download the files again"
         ) from error
+
+
+def _is_malformed(error: Exception) -> bool:
+    from huggingface_hub.errors import StrictDataclassError  # slow import, rarely needed
+
+    return isinstance(error, (*MALFORMED, StrictDataclassError))
 
 
 def _damaged(folder: Path) -> str:
@@ -82,7 +87,7 @@ def _shown(value: object) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)[:60]
 
 
-def names_only_config(folder: str) -> PretrainedConfig | None:
+def names_only_config(folder: str) -> "PretrainedConfig | None":
     """The configuration of a model's folder, as a plain one that ``AutoTokenizer`` can take.
 
     None for a hub id, and where the architecture's own class is needed.
@@ -94,6 +99,8 @@ def names_only_config(folder: str) -> PretrainedConfig | None:
     check_ids(model)
     if "tokenizer_class" not in tokenizer or "auto_map" in tokenizer or "model_type" not in model:
         return None
+    from transformers import PretrainedConfig  # slow import
+
     return PretrainedConfig.from_dict({**model, "_name_or_path": folder})
 
 

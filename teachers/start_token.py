@@ -1,16 +1,20 @@
 """The token that a model reads before a document's first token."""
 
+from typing import TYPE_CHECKING
+
 from tokenizers import Tokenizer as FastTokenizer
-from transformers import PreTrainedTokenizerFast
 
 from losses.alignment.vocabulary import Vocabulary
 from teachers.sealing import unsealed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
 
 def find_start(
-    fast: PreTrainedTokenizerFast, vocabulary: Vocabulary, name: str, start_token: str | None
+    fast: "PreTrainedTokenizerFast", vocabulary: Vocabulary, name: str, start_token: str | None
 ) -> int | None:
     """Id of the start token; None if there is none.
 

@@ -8,11 +8,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from losses.alignment.byte_table import ByteTable
 from losses.alignment.tokens import Tokens
@@ -23,10 +24,14 @@ from teachers.faithfulness import UnfaithfulTokenizer, first_difference, reason_
 from teachers.model_config import explained, names_only_config
 from teachers.normalisation import Normalisation
 from teachers.probe import check_probe
+from teachers.reading import Reading
 from teachers.source import ModelSource
 from teachers.start_token import find_start
 from teachers.text_tokens import Spans, TextTokens
 from teachers.vocabulary import added_tokens, family_of, literal_bytes, read_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 __all__ = ["TextTokens", "Tokenizer", "UnfaithfulTokenizer"]
 
@@ -49,27 +54,62 @@ class Tokenizer:
         ValueError: the family is unknown, or probe texts do not come back as declared.
     """
 
+    _source: ModelSource
+    max_tokens: int | None = None
+    """Longest document that its model reads; None is not known."""
+    hidden_size: int | None = None
+    """Width of its model's hidden states; None is not known."""
+
     def __init__(
         self,
-        fast: PreTrainedTokenizerFast,
+        fast: "PreTrainedTokenizerFast",
         name: str,
         start_token: str | None = None,
         template: TemplateChoice | None = None,
     ) -> None:
         self.fast = fast
-        self.name = name
-        self.backend: FastTokenizer = fast.backend_tokenizer
-        self._cut_without_chance()
-        self.family = family_of(self.backend, name)
-        self.normalisation = Normalisation.of(self.backend)
-        self.vocabulary = read_vocabulary(fast, name)
+        self._take(fast.backend_tokenizer, name)
+        self.chat = ChatTemplate(self, fast.chat_template, template)
+        self.vocabulary = read_vocabulary(fast, name, self.chat.closing)
         self.start_id = find_start(fast, self.vocabulary, name, start_token)
-        self.chat = ChatTemplate(fast, template)
-        self.max_tokens: int | None = None
-        """Longest document that its model reads; None is not known."""
-        self.hidden_size: int | None = None
-        """Width of its model's hidden states; None is not known."""
         check_probe(self)
+
+    def _take(self, backend: FastTokenizer, name: str) -> None:
+        self.name = name
+        self.backend = backend
+        self._cut_without_chance()
+        self.family = family_of(backend, name)
+        self.normalisation = Normalisation.of(backend)
+
+    @classmethod
+    def recall(cls, reading: Reading, source: ModelSource, name: str) -> "Tokenizer":
+        """One that was read and checked before, from the same files; ``source`` is not opened."""
+        tokenizer = cls.__new__(cls)
+        tokenizer._source = source
+        tokenizer._take(FastTokenizer.from_str(reading.backend), name)
+        tokenizer.chat = ChatTemplate(tokenizer, reading.template, source.template)
+        tokenizer.chat.flaw = reading.flaw
+        tokenizer.vocabulary = reading.vocabulary
+        tokenizer.start_id = reading.start_id
+        tokenizer.fingerprint = reading.fingerprint
+        return tokenizer
+
+    @property
+    def reading(self) -> Reading:
+        """All that ``recall`` needs."""
+        return Reading(
+            backend=self._state,
+            vocabulary=self.vocabulary,
+            start_id=self.start_id,
+            template=self.chat.own,
+            flaw=self.chat.flaw,
+            fingerprint=self.fingerprint,
+        )
+
+    @cached_property
+    def fast(self) -> "PreTrainedTokenizerFast":
+        """The tokenizer as ``transformers`` has it; a recalled one loads it when it is needed."""
+        return _load_fast(self._source, self.name)
 
     @classmethod
     def load(cls, source: ModelSource, name: str, start_token: str | None = None) -> "Tokenizer":
@@ -79,18 +119,7 @@ class Tokenizer:
             OSError: a file is missing.
             ValueError: a file is damaged, or there is no tokenizer that can be used exactly.
         """
-        with explained(source.path):
-            fast = AutoTokenizer.from_pretrained(
-                source.path,
-                config=names_only_config(source.path),
-                revision=source.revision,
-                trust_remote_code=source.trust_remote_code,
-            )
-        if not isinstance(fast, PreTrainedTokenizerFast):
-            raise ValueError(
-                f"{name}: {source.path} has no fast tokenizer (tokenizer.json is missing)"
-            )
-        return cls(fast, name, start_token, source.template)
+        return cls(_load_fast(source, name), name, start_token, source.template)
 
     def _cut_without_chance(self) -> None:
         """Switch off a BPE's dropout, which cuts the same text differently each time."""
@@ -106,9 +135,14 @@ class Tokenizer:
         That is the vocabulary, merges or scores, added tokens and their flags, and the steps
         before and after. It takes half a second for 250,000 ids and as many merges.
         """
+        return hashlib.sha256(self._state.encode()).hexdigest()
+
+    @property
+    def _state(self) -> str:
+        """The backend as the text of a ``tokenizer.json``, as it is between two texts."""
         self.backend.no_truncation()
         self.backend.no_padding()
-        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()
+        return str(self.backend.to_str())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,16 +218,20 @@ class Tokenizer:
         parse_special: bool = False,
     ) -> list[TextTokens | None]:
         """Where each text's ids lie in its bytes; None where they do not join to them."""
-        return self._spans[parse_special].locate(rows, contents)
+        spans = self._parsed_spans if parse_special else self._spans
+        return spans.locate(rows, contents)
 
     @cached_property
-    def _spans(self) -> dict[bool, Spans]:
-        """Without and with special tokens read from the text."""
+    def _spans(self) -> Spans:
+        """Where special tokens are not read from the text."""
         added = added_tokens(self.backend)
-        literal = ByteTable.of(literal_bytes(self.fast, self.vocabulary))
-        tables = {False: self.vocabulary.byte_table, True: literal}
-        prefix = self.normalisation.prefix
-        return {parsed: Spans(table, prefix, added) for parsed, table in tables.items()}
+        return Spans(self.vocabulary.byte_table, self.normalisation.prefix, added)
+
+    @cached_property
+    def _parsed_spans(self) -> Spans:
+        """Where they are."""
+        table = ByteTable.of(literal_bytes(self.backend, self.vocabulary))
+        return replace(self._spans, table=table)
 
     def _tokens(self, found: TextTokens | UnfaithfulTokenizer) -> Tokens | UnfaithfulTokenizer:
         if isinstance(found, UnfaithfulTokenizer):
@@ -213,6 +251,21 @@ class Tokenizer:
             f"({first_difference(joined, text.encode())})",
             reason.value,
         )
+
+
+def _load_fast(source: ModelSource, name: str) -> "PreTrainedTokenizerFast":
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # slow, and not for a recall
+
+    with explained(source.path):
+        fast = AutoTokenizer.from_pretrained(
+            source.path,
+            config=names_only_config(source.path),
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+        )
+    if not isinstance(fast, PreTrainedTokenizerFast):
+        raise ValueError(f"{name}: {source.path} has no fast tokenizer (tokenizer.json is missing)")
+    return fast
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

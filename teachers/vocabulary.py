@@ -5,20 +5,28 @@ The family is decided by the tokenizer's decoder, never guessed from its tokens.
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import BPE, Unigram
-from transformers import PreTrainedTokenizerFast
 
 from losses.alignment.vocabulary import METASPACE, Family, Vocabulary, bytes_of_piece
 from teachers.normalisation import parts_of
 from teachers.text_tokens import AddedTokens
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
-def read_vocabulary(fast: PreTrainedTokenizerFast, name: str) -> Vocabulary:
+
+def read_vocabulary(fast: "PreTrainedTokenizerFast", name: str, closing: str = "") -> Vocabulary:
     """The bytes, kinds and roles of all ids.
+
+    Args:
+        fast: the loaded tokenizer.
+        name: used in error messages.
+        closing: what its chat template writes behind an answer, see ``ChatTemplate.closing``; the
+            first special token in it ends a turn.
 
     Raises:
         ValueError: the tokenizer's family loses bytes or is not known.
@@ -38,7 +46,8 @@ def read_vocabulary(fast: PreTrainedTokenizerFast, name: str) -> Vocabulary:
         )
     roles = dict.fromkeys(sorted(special), "other") | dict.fromkeys(unknown, "unknown")
     text = frozenset(added.keys() - special)
-    return Vocabulary(tuple(token_bytes), roles | _named_roles(fast, roles), text)
+    named = _named_roles(fast, roles) | _end_of_turn(backend, closing, roles)
+    return Vocabulary(tuple(token_bytes), roles | named, text)
 
 
 def family_of(backend: FastTokenizer, name: str) -> Family:
@@ -73,10 +82,10 @@ def added_tokens(backend: FastTokenizer) -> AddedTokens:
     return AddedTokens(frozenset(added), swallows)
 
 
-def literal_bytes(fast: PreTrainedTokenizerFast, vocabulary: Vocabulary) -> list[bytes | None]:
+def literal_bytes(backend: FastTokenizer, vocabulary: Vocabulary) -> list[bytes | None]:
     """Bytes of every id where a text's literal special strings are read as special tokens."""
     contents = list(vocabulary.token_bytes)
-    for index, token in fast.backend_tokenizer.get_added_tokens_decoder().items():
+    for index, token in backend.get_added_tokens_decoder().items():
         if contents[index] is None:
             contents[index] = token.content.encode()
     return contents
@@ -102,7 +111,7 @@ def _added_bytes(token: AddedToken, family: Family) -> bytes:
     return (content if family is Family.BYTE_LEVEL else content.replace(METASPACE, " ")).encode()
 
 
-def _named_roles(fast: PreTrainedTokenizerFast, special: Mapping[int, str]) -> dict[int, str]:
+def _named_roles(fast: "PreTrainedTokenizerFast", special: Mapping[int, str]) -> dict[int, str]:
     named = {
         "unknown": fast.unk_token_id,
         "pad": fast.pad_token_id,
@@ -110,3 +119,19 @@ def _named_roles(fast: PreTrainedTokenizerFast, special: Mapping[int, str]) -> d
         "end": fast.eos_token_id,
     }
     return {index: role for role, index in named.items() if index in special}
+
+
+def _end_of_turn(
+    backend: FastTokenizer, closing: str, special: Mapping[int, str]
+) -> dict[int, str]:
+    """The token that closes an assistant's turn; it has no other role, also where it is the end.
+
+    A list of ids at which generation stops is not asked: which of them closes a turn is up to the
+    template.
+    """
+    backend.encode_special_tokens = False
+    backend.no_truncation()
+    backend.no_padding()
+    ids = backend.encode(closing, add_special_tokens=False).ids
+    first = next((index for index in ids if index in special), None)
+    return {} if first is None else {first: "end_of_turn"}

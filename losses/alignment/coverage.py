@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from losses.alignment.projection import Projection
+from losses.alignment.roles import role_partners
 from losses.alignment.vocabulary import Vocabulary
 
 CODE_MARKS = frozenset("()[]{}<>=_;/\\#$&|@*+^~`%")
@@ -173,9 +174,9 @@ def measure_coverage(
 
 def _twins(teacher: Vocabulary, student: Vocabulary) -> Bool[np.ndarray, "teacher"]:
     """Which teacher tokens the student has too; of ids with the same bytes all are."""
-    roles = set(student.roles.values()) - {"other"}
+    by_role = role_partners(teacher, student)
     found = (
-        teacher.roles.get(index) in roles if content is None else bool(student.ids_of(content))
+        index in by_role if content is None else bool(student.ids_of(content))
         for index, content in enumerate(teacher.token_bytes)
     )
     return np.fromiter(found, dtype=bool, count=len(teacher))

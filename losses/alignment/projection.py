@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from safetensors.numpy import load_file, save_file
 
-RECIPE = 2
+RECIPE = 3
 """Raise it whenever the same vocabularies and options give another W."""
 TENSORS, METADATA = "projection.safetensors", "projection.json"
 
@@ -67,7 +67,8 @@ class Projection:
         weights: the entries' weights.
         num_teacher: ids of the teacher's vocabulary, the width of W.
         exact: the row is one match of all bytes, or of the role, with weight 1, and the student's
-            tokenizer writes these bytes as this token, not as a twin of it.
+            tokenizer writes these bytes as this token, not as a twin of it; nor is it the ``end``
+            beside an ``end_of_turn`` (or the reverse) that has the same partner.
     """
 
     offsets: Int64[np.ndarray, "student_plus_one"]

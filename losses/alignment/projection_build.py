@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from losses.alignment.projection import Projection, ProjectionOptions
+from losses.alignment.roles import role_partners, second_ends
 from losses.alignment.trie import Trie
 from losses.alignment.vocabulary import Vocabulary
 
@@ -66,25 +67,25 @@ def build_projection(
     if options.reverse:
         passes.append(reverse_entries(student, teacher, exact, encode_student, options.top_k))
     assembled = _assemble(exact, len(teacher), passes, options.top_k)
-    twins = _written_twins(student, encode_student or _unknown)
-    return replace(assembled, exact=assembled.exact & (twins == np.arange(len(student))))
+    is_first = _written_twins(student, encode_student or _unknown) == np.arange(len(student))
+    is_first[list(second_ends(student, teacher))] = False
+    return replace(assembled, exact=assembled.exact & is_first)
 
 
 def exact_matches(
     student: Vocabulary, teacher: Vocabulary, encode_teacher: Encode
 ) -> Int64[np.ndarray, "student"]:
-    """The teacher token with each student token's bytes or role, -1 if there is none.
+    """The teacher token with each student token's bytes or role (``roles``), -1 for none.
 
     Of several teacher tokens with the same bytes (SentencePiece has ``a`` and ``<0x61>``) the one
     that the teacher's tokenizer writes is taken: the model never predicts the other one.
     """
-    by_role = {role: i for i, role in sorted(teacher.roles.items(), reverse=True)}
-    by_role.pop("other", None)
+    by_role = role_partners(student, teacher)
     written = _written_twins(teacher, encode_teacher)
     found = np.full(len(student), -1)
     for index, content in enumerate(student.token_bytes):
         if content is None:
-            found[index] = by_role.get(student.roles.get(index, "other"), -1)
+            found[index] = by_role.get(index, -1)
         elif content and (ids := teacher.ids_of(content)):
             found[index] = written[ids[0]]
     return found

@@ -6,6 +6,7 @@ Special tokens have no bytes: they stand for a role, never for a string.
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -16,6 +17,8 @@ from jaxtyping import Int64
 from losses.alignment.byte_table import ByteTable
 
 BORDER_BYTES = b" \n\t"
+ENDS = ("end", "end_of_turn")
+"""Roles of the tokens that end a text and that close an assistant's turn; see ``roles``."""
 METASPACE = "▁"
 
 
@@ -82,7 +85,7 @@ class Vocabulary:
     Args:
         token_bytes: indexed by token id.
         roles: special token id -> role (``start``, ``end``, ``pad``, ``unknown``,
-            ``end_of_turn`` or ``other``).
+            ``end_of_turn`` or ``other``); a token that ends both texts and turns is the latter.
         added: ids of added tokens that are text.
     """
 
@@ -145,11 +148,21 @@ class Vocabulary:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all ids' bytes and roles: equal means the same vocabulary."""
-        sha = hashlib.sha256()
-        for index, content in enumerate(self.token_bytes):
-            text = b"\0" + self.roles.get(index, "unused").encode() if content is None else content
-            sha.update(f"{index}:{content is None}:{len(text)}:".encode() + text)
-        return sha.hexdigest()
+        return _digest(self.token_bytes, self.roles)
+
+    @cached_property
+    def ids_fingerprint(self) -> str:
+        """SHA-256 over what the ids stand for, whichever of the special tokens ends what.
+
+        That is up to the chat template, so two models with the same ids may differ in it.
+
+        >>> ids = (b"a", None, None)
+        >>> base, chat = Vocabulary(ids, {1: "end", 2: "other"}), {1: "end", 2: "end_of_turn"}
+        >>> base.ids_fingerprint == Vocabulary(ids, chat).ids_fingerprint
+        True
+        """
+        kinds = {i: "other" if role in ENDS else role for i, role in self.roles.items()}
+        return _digest(self.token_bytes, kinds)
 
     @cached_property
     def border_ids(self) -> Int64[np.ndarray, "border"]:
@@ -159,6 +172,14 @@ class Vocabulary:
         """
         ids = [i for i, b in enumerate(self.token_bytes) if b is None or b[:1] in _BORDERS]
         return np.asarray(ids, dtype=np.int64)
+
+
+def _digest(token_bytes: Sequence[bytes | None], roles: Mapping[int, str]) -> str:
+    sha = hashlib.sha256()
+    for index, content in enumerate(token_bytes):
+        text = b"\0" + roles.get(index, "unused").encode() if content is None else content
+        sha.update(f"{index}:{content is None}:{len(text)}:".encode() + text)
+    return sha.hexdigest()
 
 
 _BYTE_FALLBACK = re.compile("<0x[0-9A-Fa-f]{2}>")

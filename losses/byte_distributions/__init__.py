@@ -13,7 +13,7 @@ convert            the teacher's signal
 """
 
 from losses.byte_distributions.convert import Converter, convert
-from losses.byte_distributions.floor import FLOOR, floored, num_lost, targets
+from losses.byte_distributions.floor import FLOOR, floored, is_lost, num_lost, targets
 from losses.byte_distributions.paths import (
     EotRows,
     byte_positions,
@@ -42,6 +42,7 @@ __all__ = [
     "eot_logprobs",
     "eot_rows",
     "floored",
+    "is_lost",
     "num_lost",
     "on_path_logprobs",
     "one_path_logprobs",

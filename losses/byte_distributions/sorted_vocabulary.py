@@ -11,13 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from losses.alignment.trie import ROOT, Trie
-from losses.alignment.vocabulary import Vocabulary
+from losses.alignment.vocabulary import ENDS, Vocabulary
 
 END = 256
 """The symbol after the 256 bytes: the end of the text, or of the turn."""
 END_OF_TOKEN = 257
 """The symbol that the exact chain rule of a token's bytes needs: the token ends here."""
-END_ROLES = frozenset({"end", "end_of_turn"})
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class SortedVocabulary:
     def build(cls, vocabulary: Vocabulary, terminators: tuple[int, ...] = ()) -> "SortedVocabulary":
         """Sort a vocabulary; ``terminators`` end a turn beside the tokens of the role end."""
         trie = Trie.build(vocabulary)
-        ends = {i for i, role in vocabulary.roles.items() if role in END_ROLES} | set(terminators)
+        ends = {i for i, role in vocabulary.roles.items() if role in ENDS} | set(terminators)
         nodes = np.arange(len(trie.first) + 1)
         return cls(
             trie=trie,

@@ -23,7 +23,7 @@ from losses.chunk_distributions.top_tokens import tempered
 from losses.prediction import Prediction
 from losses.signals import TopTokens
 
-ELEMENTS_IN_BLOCK = 2**20
+ELEMENTS_IN_BLOCK = 2**19
 """Entries of the table worked on at once on a CPU: few enough for its cache."""
 
 Compare: TypeAlias = Callable[[StudentBlock], Tensor]

@@ -35,6 +35,11 @@ class Remainder:
     lump: Float[Tensor, "row"]
 
     @property
+    def mass(self) -> Float[Tensor, "row"]:
+        """All of it; matched tokens that the teacher did not list are counted in."""
+        return self.entries.sum(-1) + self.lump
+
+    @property
     def fields(self) -> tuple[Tensor, ...]:
         """All fields, to be cut to the rows at hand."""
         return self.entries, self.count, self.lump
@@ -114,9 +119,8 @@ def remainder_l1(
     listed = torch.where(ranks < teacher.count.unsqueeze(-1), student, 0)[:, :width]
     lump = (rest - listed.sum(-1)).clamp(min=0)
     if relative:
-        all_of_teacher = teacher.entries.sum(-1) + teacher.lump
         shaped = rest > SHAPELESS
-        ratio = all_of_teacher / torch.where(shaped, rest, 1)
+        ratio = teacher.mass / torch.where(shaped, rest, 1)
         listed, lump = listed * ratio.unsqueeze(-1), lump * ratio
         values = sorted_l1(teacher.entries, listed, teacher.lump, lump)
         return torch.where(shaped, values, 0)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from losses.alignment.vocabulary import Vocabulary
-
-ENDS = ("end", "end_of_turn")
-"""Roles by which special tokens are paired; special tokens have no bytes."""
+from losses.alignment.roles import role_partners
+from losses.alignment.vocabulary import ENDS, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,6 @@ def shared_tokens(student: Vocabulary, teacher: Vocabulary) -> SharedTokens:
 def _pair_ends(
     student_of: Int64[np.ndarray, "teacher_token"], student: Vocabulary, teacher: Vocabulary
 ) -> None:
-    by_role = {role: index for index, role in sorted(student.roles.items(), reverse=True)}
-    for index, role in teacher.roles.items():
-        if role in ENDS and role in by_role:
-            student_of[index] = by_role[role]
+    for index, partner in role_partners(teacher, student).items():
+        if teacher.roles[index] in ENDS:
+            student_of[index] = partner

@@ -115,7 +115,7 @@ def _projection(pair: Pair) -> Projection | None:
     Raises:
         ValueError: it is missing, or that of other vocabularies.
     """
-    if pair.student.fingerprint == pair.teacher.fingerprint:
+    if pair.has_one_vocabulary:
         return None
     if pair.projection is None:
         raise ValueError(

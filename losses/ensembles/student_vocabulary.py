@@ -121,7 +121,7 @@ class VocabularyEnsemble(Ensemble):
         return EnsembleKl(self.kl, self.mean)
 
     def check(self, pair: Pair) -> None:
-        if pair.student.fingerprint != pair.teacher.fingerprint and self._is_reverse:
+        if not pair.has_one_vocabulary and self._is_reverse:
             raise ValueError(
                 f'option "divergence" = {self.kl.divergence} would be infinite: this teacher has '
                 "another vocabulary, and W⁻ gives some student tokens no probability; use forward, "

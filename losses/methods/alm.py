@@ -27,6 +27,7 @@ from losses.alignment.vocabulary import Vocabulary
 from losses.base import OPTIONS, LossTerm, Method, Pair, refuse_unused
 from losses.document import Document
 from losses.likelihoods import IdentifiedLikelihoods, border_logprob, identified, token_likelihoods
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import Signal, TokenLikelihoods, expect, pack
 
@@ -74,6 +75,7 @@ class Alm(Method):
 
     unit: ClassVar[str] = "chunks"
     bytes_per_token: ClassVar[str] = "12, or 16 with chunks: unbiased"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS})
 
     divergence: Literal[
         "binary_kl",
@@ -125,6 +127,10 @@ class Alm(Method):
     @property
     def _needs_borders(self) -> bool:
         return self.debias or self.merge_threshold is not None
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self._needs_borders
 
     @property
     def zero_at_identity(self) -> bool:
@@ -237,8 +243,9 @@ class Alm(Method):
     def _border_ids(self, vocabulary: Vocabulary) -> Int64[np.ndarray, "border"]:
         if self.border == "words":
             return vocabulary.border_ids
-        ends = [index for index, role in vocabulary.roles.items() if role == "end"]
-        return np.asarray(ends, dtype=np.int64)
+        roles = vocabulary.roles
+        end = "end" if "end" in roles.values() else "end_of_turn"
+        return np.asarray([index for index, role in roles.items() if role == end], dtype=np.int64)
 
 
 def refuse_other_document(tokens: Tokens, teacher: TokenLikelihoods) -> None:

@@ -27,6 +27,7 @@ from losses.byte_distributions import (
     convert,
     eot_logprobs,
     eot_rows,
+    is_lost,
     on_path_logprobs,
     one_path_logprobs,
 )
@@ -35,6 +36,7 @@ from losses.byte_students.heads import ConditionedHead, ParallelHead, symbol_log
 from losses.byte_students.slots import Places, Slots, of_bytes, teacher_rows, token_contents
 from losses.byte_students.tempering import tempered
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import ByteDistributions, Signal, TokenByteDistributions, pack
 
@@ -78,6 +80,8 @@ class Bld(Method):
 
     unit: ClassVar[str] = "bytes"
     bytes_per_token: ClassVar[str] = "518 × bytes, about 2,300; 521 × bytes + 521 with eot"
+    metric_names: ClassVar[tuple[str, ...]] = ("lost",)
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.DISTRIBUTIONS})
 
     head: Literal["none", "parallel", "conditioned"] = "none"
     converter: Literal["one_path", "on_path", "branches", "beam", "eot"] = "branches"
@@ -151,8 +155,7 @@ class Bld(Method):
         return self.export_head
 
     def check(self, pair: Pair) -> None:
-        same = pair.student.fingerprint == pair.teacher.fingerprint
-        if self.converter == "eot" and self.head == "none" and not same:
+        if self.converter == "eot" and self.head == "none" and not pair.has_one_vocabulary:
             raise ValueError(
                 'method bld: "converter: eot" says where the teacher\'s tokens end, which another '
                 "vocabulary's tokens do not share; use converter branches, or a head"
@@ -163,16 +166,23 @@ class Bld(Method):
     ) -> ByteDistributions | TokenByteDistributions:
         return convert(tempered(teacher, self.temperature), document, self._converter)
 
+    def check_widths(self, pair: Pair) -> None:
+        if self.head != "none":
+            self._width(pair)
+
     def modules(self, pair: Pair) -> nn.ModuleDict:
         if self.head == "none":
             return nn.ModuleDict()
+        kind = ParallelHead if self.head == "parallel" else ConditionedHead
+        return nn.ModuleDict({"head": kind(self._width(pair), self._num_slots)})
+
+    def _width(self, pair: Pair) -> int:
         if pair.student_width is None:
             raise ValueError(
-                f"method bld builds its {self.head} heads on the student's hidden states; pass "
-                "Pair.student_width"
+                f"method bld builds its {self.head} heads on the student's hidden states, whose "
+                "width is not known; expected it as hidden_size in config.json"
             )
-        kind = ParallelHead if self.head == "parallel" else ConditionedHead
-        return nn.ModuleDict({"head": kind(pair.student_width, self._num_slots)})
+        return pair.student_width
 
     def loss(
         self, student: Prediction, signal: Signal, pair: Pair, modules: nn.ModuleDict
@@ -196,7 +206,8 @@ class Bld(Method):
             plain = at_temperature if self.temperature == 1 else predict(1.0)
             target = torch.from_numpy(slots.target).to(student.device)
             total = total + ce_weight * byte_cross_entropy(plain, target).sum()
-        return LossTerm(total=total, units=self._units(slots))
+        lost = is_lost(known.logprobs[slots.row], slots.target).sum()
+        return LossTerm(total, self._units(slots), {"lost": total.new_tensor(float(lost))})
 
     def num_units(
         self, tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: Signal, pair: Pair

@@ -25,6 +25,7 @@ from losses.base import OPTIONS, LossTerm, Method, Pair
 from losses.chunk_distributions.columns import present
 from losses.chunk_distributions.top_tokens import Precision
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import Signal, expect
 from losses.token_matching.context import context_factors
@@ -70,6 +71,8 @@ class Cdm(Method):
 
     unit: ClassVar[str] = "tokens"
     bytes_per_token: ClassVar[str] = "6k + 20: 620 at k = 100"
+    metric_names: ClassVar[tuple[str, ...]] = ("positions", "lost")
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS, Need.TOP_K, Need.DISTRIBUTIONS})
     needs_projection: ClassVar[bool] = True
 
     k: PositiveInt = 100
@@ -119,14 +122,20 @@ class Cdm(Method):
         matchable = expect(signal, Matchable)
         units = self._units(matchable)
         if not units:
-            return LossTerm(total=student.hidden.sum() * 0, units=0)
+            nothing = student.hidden.new_zeros(())
+            metrics = dict.fromkeys(self.metric_names, nothing)
+            return LossTerm(student.hidden.sum() * 0, 0, metrics)
         pairs = self._pairs(student, matchable, pair)
         if self.published:
             values = stored_kl(pairs, self.temperature)
         else:
             values = pair_kl(pairs, self.temperature)
         factor = self.temperature**2 if self.times_temperature_squared else 1.0
-        return LossTerm(total=factor * units * values.mean(), units=units)
+        metrics = {
+            "positions": values.new_tensor(float(len(values))),
+            "lost": (len(values) - pairs.num_compared).to(values),
+        }
+        return LossTerm(factor * units * values.mean(), units, metrics)
 
     def num_units(
         self, tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: Signal, pair: Pair

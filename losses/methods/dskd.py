@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from losses.alignment.tokens import Tokens
-from losses.base import OPTIONS, LossTerm, Method, Pair
+from losses.base import OPTIONS, LossTerm, Method, Pair, known_widths
 from losses.chunk_distributions.top_tokens import tempered
 from losses.divergence import Name, named
 from losses.document import Document
@@ -29,6 +29,7 @@ from losses.dual_space.shared_logits import SharedLogits
 from losses.dual_space.shared_tokens import shared_tokens
 from losses.dual_space.spaces import Compare, in_student_space, in_teacher_space, rows_in_memory
 from losses.dual_space.states import EmbeddedStates, embedded_states, hidden_states
+from losses.needs import Need
 from losses.prediction import Head, Prediction
 from losses.signals import HiddenStates, Signal, expect
 
@@ -68,6 +69,8 @@ class Dskd(Method):
     bytes_per_token: ClassVar[str] = (
         "4 × hidden size + 8, with version 1 8 × hidden size + 8; half in bfloat16"
     )
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.HIDDEN_STATES})
+    metric_names: ClassVar[tuple[str, ...]] = ("answers", "student", "teacher")
     needs_teacher_head: ClassVar[bool] = True
 
     version: Literal[1, 2] = 2
@@ -91,7 +94,7 @@ class Dskd(Method):
                 "method dskd: the two vocabularies share no token, but version 2 starts from "
                 "shared ones; use version: 1, or alm"
             )
-        if self.version == 1 and self.published and _one_vocabulary(pair):
+        if self.version == 1 and self.published and pair.has_one_vocabulary:
             raise ValueError(
                 'method dskd: option "published" has no effect with version 1 and one vocabulary, '
                 "where rows are paired; leave it out"
@@ -100,14 +103,12 @@ class Dskd(Method):
     def signal(self, teacher: Prediction, document: Document) -> HiddenStates:
         return embedded_states(teacher) if self.version == 1 else hidden_states(teacher)
 
+    def check_widths(self, pair: Pair) -> None:
+        known_widths(pair, "dskd")
+
     def modules(self, pair: Pair) -> nn.ModuleDict:
-        ours, theirs = pair.student_width, pair.teacher_width
-        if ours is None or theirs is None:
-            raise ValueError(
-                f"method dskd: the hidden states are {ours} (student) and {theirs} (teacher) wide; "
-                "expected both, as hidden_size in config.json"
-            )
-        if self.version == 1 and _one_vocabulary(pair):
+        ours, theirs = known_widths(pair, "dskd")
+        if self.version == 1 and pair.has_one_vocabulary:
             return nn.ModuleDict({"spaces": Projectors(ours, theirs)})
         if self.version == 1:
             attention = CrossAttention(ours, theirs, knows_answer=self.published)
@@ -155,7 +156,7 @@ class Dskd(Method):
         self, tokens: Tokens, scored: Bool[np.ndarray, "token"], signal: Signal, pair: Pair
     ) -> int:
         states = expect(signal, HiddenStates)
-        if self.version == 2 or _one_vocabulary(pair):
+        if self.version == 2 or pair.has_one_vocabulary:
             return len(paired_rows(tokens, scored, states).positions)
         positions = np.flatnonzero(scored) - 1
         seen = attention_rows(positions, tokens.byte_ends, states, everything=self.published)
@@ -169,10 +170,6 @@ class Dskd(Method):
             return named(name)(theirs, ours)
 
         return compare
-
-
-def _one_vocabulary(pair: Pair) -> bool:
-    return pair.student.fingerprint == pair.teacher.fingerprint
 
 
 def _present(pair: Pair) -> Head:

@@ -38,6 +38,7 @@ from losses.chunk_distributions.student_cells import StudentBlock
 from losses.chunk_distributions.teacher_cells import Starts
 from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import Signal, TopTokens, expect, pack
 
@@ -57,8 +58,8 @@ class Gold(Method):
             ``bayesian`` and ``observed``, TRL's products, the latter its default. With these, a
             matched token that the teacher did not list has TRL's smallest probability, 1e-8.
         beta: the teacher's share in the divergence; 0 is KL(teacher || student), 1 the reverse.
-        matched_weight: weight of the divergence; None: the matched part of the teacher's
-            vocabulary.
+        matched_weight: weight of the divergence; None: under ``chain`` the part of the teacher's
+            probability that is matched, row by row; else, as TRL, of its vocabulary.
         unmatched_weight: weight of the sorted L1; None: what is left of one.
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits.
@@ -70,6 +71,7 @@ class Gold(Method):
 
     unit: ClassVar[str] = "chunks"
     bytes_per_token: ClassVar[str] = "6k + 16: 12,304 at k = 2048"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS, Need.TOP_K})
     needs_projection: ClassVar[bool] = True
 
     k: PositiveInt = 2048
@@ -86,6 +88,10 @@ class Gold(Method):
         if (self.matched_weight is None) != (self.unmatched_weight is None):
             raise ValueError('options "matched_weight" and "unmatched_weight": set both or neither')
         return self
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self.teacher_temperature != 1
 
     @property
     def tells_likelihoods(self) -> bool:
@@ -113,14 +119,12 @@ class Gold(Method):
         matched = matched_of(present(pair.projection, "gold"), student.device, "strict")
         if not len(matched.teachers):
             raise ValueError(NOTHING_MATCHED)
-        both = (matched.share, 1 - matched.share)
-        if self.matched_weight is not None and self.unmatched_weight is not None:
-            both = (self.matched_weight, self.unmatched_weight)
         if self.merge == "chain":
             comparison = Comparison(top, rows, matched.columns, self.student_temperature)
-            compare = partial(self._compare, matched, both)
+            compare = partial(self._compare, matched)
             total = comparison.total(student, matched.columns.weights, compare)
         else:
+            both = self._weights or (matched.share, 1 - matched.share)
             parts = self._merged(student, top, rows, matched, self.merge)
             total = (parts * parts.new_tensor(both)).sum()
         return LossTerm(total=total, units=rows.num_chunks)
@@ -130,13 +134,18 @@ class Gold(Method):
     ) -> int:
         return chunk_rows(tokens, scored, expect(signal, TopTokens)).num_chunks
 
-    def _compare(
-        self, matched: Matched, weights: tuple[float, float], block: StudentBlock
-    ) -> Float[Tensor, "row"]:
+    @property
+    def _weights(self) -> tuple[float, float] | None:
+        if self.matched_weight is None or self.unmatched_weight is None:
+            return None
+        return self.matched_weight, self.unmatched_weight
+
+    def _compare(self, matched: Matched, block: StudentBlock) -> Float[Tensor, "row"]:
         theirs = teacher_remainder(block.teacher, block.starts, matched)
         ids = largest_unmatched(block.probs, matched, theirs.entries.shape[1])
         rest = remainder_l1(theirs, block.masses(ids), block.cells[:, -1], relative=False)
-        return weights[0] * cell_js(block.teacher, block.cells, self.beta) + weights[1] * rest
+        first, second = self._weights or (1 - theirs.mass, theirs.mass)
+        return first * cell_js(block.teacher, block.cells, self.beta) + second * rest
 
     def _merged(
         self,

@@ -36,6 +36,7 @@ from losses.chunk_distributions.sorted_masses import descending, descending_ids
 from losses.chunk_distributions.student_cells import StudentBlock
 from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import Signal, TopTokens, expect, pack
 
@@ -64,6 +65,7 @@ class HKl(Method):
 
     unit: ClassVar[str] = "chunks"
     bytes_per_token: ClassVar[str] = "6k + 16: 12,304 at k = 2048"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS, Need.TOP_K})
     needs_projection: ClassVar[bool] = True
     borrows: ClassVar[frozenset[str]] = frozenset({"w"})
 
@@ -88,6 +90,10 @@ class HKl(Method):
                 "tokens as the teacher lists; leave it out"
             )
         return self
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self.temperature != 1
 
     @property
     def zero_at_identity(self) -> bool:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from losses.alignment.coarser import space_chunks
 from losses.alignment.live import LiveChunks, known_tokens, live_chunks_of
 from losses.alignment.tokens import Tokens
-from losses.base import OPTIONS, LossTerm, Method, Pair
+from losses.base import OPTIONS, LossTerm, Method, Pair, known_widths
 from losses.document import Document
 from losses.dual_space.projectors import apply
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import HiddenStates, Signal, expect, pack, unpack
 
@@ -52,6 +53,7 @@ class Hidden(Method):
 
     unit: ClassVar[str] = "chunks"
     bytes_per_token: ClassVar[str] = "4 × hidden size + 8; 2 × in bfloat16"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.HIDDEN_STATES})
 
     normalization: Literal["l2", "l2_channelwise", "l1", "l1_channelwise"] = "l2"
     chunks: Literal["finest", "space"] = "finest"
@@ -94,17 +96,17 @@ class Hidden(Method):
             hidden=pack(teacher.hidden[positions]),
         )
 
+    def check_widths(self, pair: Pair) -> None:
+        if self.projector != "none":
+            known_widths(pair, "hidden")
+
     def modules(self, pair: Pair) -> nn.ModuleDict:
         if self.projector == "none":
             return nn.ModuleDict()
-        if pair.student_width is None or pair.teacher_width is None:
-            raise ValueError(
-                f"method hidden: the hidden states are {pair.student_width} (student) and "
-                f"{pair.teacher_width} (teacher) wide; expected both, as hidden_size in config.json"
-            )
-        if self.projector == "auto" and pair.student_width == pair.teacher_width:
+        ours, theirs = known_widths(pair, "hidden")
+        if self.projector == "auto" and ours == theirs:
             return nn.ModuleDict()
-        return nn.ModuleDict({"projector": nn.Linear(pair.student_width, pair.teacher_width)})
+        return nn.ModuleDict({"projector": nn.Linear(ours, theirs)})
 
     def loss(
         self, student: Prediction, signal: Signal, pair: Pair, modules: nn.ModuleDict

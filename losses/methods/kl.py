@@ -19,6 +19,7 @@ from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair, refuse_unused
 from losses.divergence import Name, named
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Head, Prediction
 from losses.signals import HiddenStates, IdentifiedStates, Signal, expect, pack, unpack
 
@@ -49,6 +50,7 @@ class Kl(Method):
 
     unit: ClassVar[str] = "tokens"
     bytes_per_token: ClassVar[str] = "4 × hidden size + 12; 2 × in bfloat16"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.HIDDEN_STATES})
     needs_teacher_head: ClassVar[bool] = True
 
     divergence: Name = "forward"
@@ -74,7 +76,7 @@ class Kl(Method):
         return True
 
     def check(self, pair: Pair) -> None:
-        if pair.student.fingerprint != pair.teacher.fingerprint:
+        if not pair.has_one_vocabulary:
             raise ValueError(
                 f"method kl needs one vocabulary, but the student's ({len(pair.student)} ids) and "
                 f"the teacher's ({len(pair.teacher)} ids) differ; use alm, which needs only the "

@@ -29,6 +29,7 @@ from losses.chunk_distributions.cell_divergence import cell_kl
 from losses.chunk_distributions.columns import present
 from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import Signal, TopTokens, expect, pack
 from losses.token_matching.mapped_rows import (
@@ -44,6 +45,7 @@ from losses.token_matching.mapped_rows import (
 from losses.token_matching.nearest_tokens import NearestTokens, nearest_students
 from losses.token_matching.spelling import edit_distances, spelled, spellings
 from losses.token_matching.time_warping import Path, cheapest_path
+from losses.token_matching.unlisted import unlisted_mass
 
 THRESHOLD = 0.3
 """Default limit of a near token's distance."""
@@ -72,6 +74,7 @@ class Mined(Method):
 
     unit: ClassVar[str] = "tokens"
     bytes_per_token: ClassVar[str] = "6k + 16: 616 at k = 100"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS, Need.TOP_K})
     needs_projection: ClassVar[bool] = True
 
     k: PositiveInt = 100
@@ -91,6 +94,10 @@ class Mined(Method):
         if self.published and self.threshold is not None:
             raise ValueError('option "threshold" has no effect with published; leave it out')
         return self
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self.temperature != 1
 
     @property
     def zero_at_identity(self) -> bool:
@@ -135,14 +142,14 @@ class Mined(Method):
         arrays = (rows.positions, rows.ids, rows.mass, rows.rest)
         tensors = [torch.from_numpy(array[part]).to(student.device) for array in arrays]
         positions, ids, mass, rest = tensors
-        compare = _kl_of_listed if self.published else _kl_of_cells
 
         def read(table: Float[Tensor, "any vocab"], numbers: Int64[Tensor, "row"]) -> Tensor:
-            if self.temperature != 1:
-                table = tempered(table.index_select(0, numbers), self.temperature)
-                numbers = torch.arange(len(numbers), device=numbers.device)
-            values = table[numbers.unsqueeze(-1), ids]
-            return compare(mass.to(values), rest.to(values), values)
+            logprobs = tempered(table.index_select(0, numbers), self.temperature)
+            listed = logprobs.gather(-1, ids)
+            if self.published:
+                return _kl_of_listed(mass.to(listed), listed)
+            left = unlisted_mass(logprobs, ids, mass > -torch.inf)
+            return _kl_of_cells(mass.to(listed), rest.to(listed), listed, left)
 
         return student.map_table(read, positions).sum()
 
@@ -212,18 +219,16 @@ def _kl_of_cells(
     mass: Float[Tensor, "row listed"],
     rest: Float[Tensor, "row"],
     logprobs: Float[Tensor, "row listed"],
+    left: Float[Tensor, "row"],
 ) -> Float[Tensor, "row"]:
-    """KL with all other tokens as one cell."""
+    """KL with all other tokens as one cell, of which the student has ``left``."""
     probs = torch.where(mass == -torch.inf, 0, logprobs.exp())
-    least = torch.finfo(probs.dtype).eps
-    left = (1 - probs.sum(-1, keepdim=True)).clamp(min=least)
-    cells = torch.cat([probs, left], dim=-1)
+    cells = torch.cat([probs, left.unsqueeze(-1)], dim=-1)
     return cell_kl(torch.cat([mass, rest.unsqueeze(-1)], dim=-1), cells, "forward")
 
 
 def _kl_of_listed(
     mass: Float[Tensor, "row listed"],
-    rest: Float[Tensor, "row"],
     logprobs: Float[Tensor, "row listed"],
 ) -> Float[Tensor, "row"]:
     """KL of the listed tokens, made a distribution, and the student's whole row."""

@@ -20,6 +20,7 @@ from losses.alignment.live import known_tokens, live_chunks_of
 from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair
 from losses.document import Document
+from losses.needs import Need
 from losses.optimal_transport.columns import (
     ColumnProbabilities,
     column_probabilities,
@@ -52,6 +53,7 @@ class MultilevelOt(Method):
 
     unit: ClassVar[str] = "chunks"
     bytes_per_token: ClassVar[str] = "4k + 8: 208 at k = 50"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.DISTRIBUTIONS})
 
     k: PositiveInt = 50
     matching: Literal["sorted", "greedy"] = "sorted"

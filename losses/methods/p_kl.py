@@ -31,6 +31,7 @@ from losses.chunk_distributions.published_means import chunk_means, listed_masse
 from losses.chunk_distributions.student_cells import StudentBlock
 from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import Signal, TopTokens, expect, pack
 
@@ -63,6 +64,7 @@ class PKl(Method):
 
     unit: ClassVar[str] = "chunks"
     bytes_per_token: ClassVar[str] = "6k + 16: 12,304 at k = 2048"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS, Need.TOP_K})
     needs_projection: ClassVar[bool] = True
 
     k: PositiveInt = 2048
@@ -85,6 +87,10 @@ class PKl(Method):
                 'option "w_learning_rate" has no effect without learnable_w; leave it out'
             )
         return self
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self.temperature != 1
 
     @property
     def zero_at_identity(self) -> bool:

@@ -25,6 +25,7 @@ from losses.alignment.tokens import Tokens
 from losses.base import OPTIONS, LossTerm, Method, Pair
 from losses.chunk_distributions.top_tokens import Precision
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.reencoding.adapter import EntropyAdapter
 from losses.reencoding.candidates import Window
@@ -63,6 +64,8 @@ class Sedi(Method):
 
     unit: ClassVar[str] = "tokens"
     bytes_per_token: ClassVar[str] = "6k + 24: 624 at k = 100"
+    metric_names: ClassVar[tuple[str, ...]] = ("kl", "entropy", "left_out")
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS, Need.TOP_K, Need.DISTRIBUTIONS})
 
     k: PositiveInt = 100
     window: Window | None = None

@@ -25,6 +25,7 @@ from losses.chunk_distributions.sorted_masses import descending_ids
 from losses.chunk_distributions.teacher_cells import TeacherCells
 from losses.chunk_distributions.top_tokens import Precision, tempered, top_tokens, without_ids
 from losses.document import Document
+from losses.needs import Need
 from losses.prediction import Prediction
 from losses.signals import Signal, TopProbabilities, expect, pack
 
@@ -47,12 +48,17 @@ class Uld(Method):
 
     unit: ClassVar[str] = "chunks"
     bytes_per_token: ClassVar[str] = "2k + 12: 4,108 at k = 2048"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LIKELIHOODS, Need.TOP_K})
 
     k: PositiveInt = 2048
     merge: Literal["chain", "bayesian", "observed", "positions"] = "chain"
     student_temperature: PositiveFloat = 1.0
     teacher_temperature: PositiveFloat = 1.0
     precision: Precision = "float16"
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self.teacher_temperature != 1
 
     @property
     def tells_likelihoods(self) -> bool:

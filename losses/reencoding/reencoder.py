@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
-from losses.alignment.vocabulary import Vocabulary
+from losses.alignment.roles import role_partners
+from losses.alignment.vocabulary import ENDS, Vocabulary
 
 Encode: TypeAlias = Callable[[Sequence[str]], list[list[int]]]
 Key: TypeAlias = tuple[bytes, int]
@@ -21,8 +22,6 @@ Key: TypeAlias = tuple[bytes, int]
 NONE = -1
 REMEMBERED = 2**18
 """Texts kept beside the table: some 60 MiB."""
-ENDS = ("end", "end_of_turn")
-"""Roles of special tokens that stand for the same thing on both sides."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,9 @@ class Reencoder:
 
     @cached_property
     def _ends(self) -> dict[int, int]:
-        """The teacher's special tokens that the student has too, by role."""
-        ours = {role: i for i, role in sorted(self.student.roles.items(), reverse=True)}
-        theirs = self.teacher.roles.items()
-        return {i: ours[role] for i, role in theirs if role in ENDS and role in ours}
+        """The teacher's ends of texts and turns that the student has too, by role."""
+        partners = role_partners(self.teacher, self.student).items()
+        return {i: partner for i, partner in partners if self.teacher.roles[i] in ENDS}
 
     @cached_property
     def is_text(self) -> Bool[np.ndarray, "teacher"]:

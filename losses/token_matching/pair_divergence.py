@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 MISSING = -1e4
@@ -23,6 +23,11 @@ class Pairs:
     teacher: Float[Tensor, "position 2 k"]
     student: Float[Tensor, "position 2 k"]
     paired: Bool[Tensor, "position 2 k"]
+
+    @property
+    def num_compared(self) -> Int64[Tensor, ""]:
+        """Positions at which at least one list has two pairs: a single pair is no distribution."""
+        return (self.paired.sum(-1) > 1).any(-1).sum()
 
 
 def pair_kl(pairs: Pairs, temperature: float) -> Float[Tensor, "position"]:

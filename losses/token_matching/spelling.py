@@ -8,11 +8,15 @@ from jaxtyping import Int, Int32
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from losses.alignment.vocabulary import Vocabulary
+from losses.alignment.vocabulary import ENDS, Vocabulary
 
-ROLES = ("start", "end", "pad", "unknown", "end_of_turn", "other")
+ROLES = ("start", "end", "pad", "unknown", "other")
 FIRST_ROLE = 0xE000
-"""Special tokens are spelled by their role, as one private character."""
+"""Special tokens are spelled by their role, as one private character.
+
+A text is never followed by both kinds of end, so they are spelled alike: one vocabulary may have a
+single token for both.
+"""
 
 
 @lru_cache(maxsize=16)
@@ -37,7 +41,8 @@ def spellings(
     for index, content in enumerate(vocabulary.token_bytes):
         text = (content or b"").decode("utf-8" if by_character else "latin-1", "replace")
         if content is None and index in vocabulary.roles:
-            text = chr(FIRST_ROLE + ROLES.index(vocabulary.roles[index]))
+            role = vocabulary.roles[index]
+            text = chr(FIRST_ROLE + ROLES.index("end" if role in ENDS else role))
         found.append(text if spaces else text.replace(" ", ""))
     return tuple(found)
 

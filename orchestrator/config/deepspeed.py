@@ -1,10 +1,7 @@
 """DeepSpeed's own options: read, their keys checked, passed through.
 
 DeepSpeed itself ignores a top-level key that it does not know, so a misspelt ``zero_optimization``
-would silently be no ZeRO at all. The names are written down here, since importing DeepSpeed takes
-seconds; a test compares them with those of the installed release.
-
-Source: DeepSpeed 0.19.8, ``deepspeed/runtime/config.py`` and ``deepspeed/runtime/zero/config.py``.
+would silently be no ZeRO at all; nor does it know many sections' keys when it reads them.
 """
 
 import json
@@ -12,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.deepspeed_keys import KEYS, SECTIONS, ZERO_KEYS
 from orchestrator.config.messages import as_written, unknown
 from orchestrator.config.problems import Problem, raise_if_any
 
@@ -31,42 +29,6 @@ OWNED_KEYS = {
 }
 """Refused keys and what to write instead."""
 
-# fmt: off
-KEYS = (
-    "activation_checkpointing", "aio", "autotuning", "checkpoint", "comet", "comms_logger",
-    "communication_data_type", "compile", "csv_monitor", "data_efficiency", "data_types",
-    "dataloader_drop_last", "datastates_ckpt", "disable_allgather", "disable_python_gc",
-    "dump_state", "expert_parallel", "flops_profiler", "gradient_allreduce_op",
-    "gradient_predivide_factor", "hybrid_engine", "log_level", "managed_gradient_accumulation",
-    "memory_breakdown", "pipeline", "prescale_gradients", "seq_parallel_communication_data_type",
-    "steps_per_print", "tensor_parallel", "tensorboard", "timers", "torch_autocast",
-    "use_data_before_expert_parallelism", "vocabulary_size", "wall_clock_breakdown", "wandb",
-    "weight_quantization", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
-    "zero_optimization",
-)
-"""Top-level keys that DeepSpeed reads, without those in ``OWNED_KEYS``."""
-
-ZERO_KEYS = (
-    "stage", "allgather_bucket_size", "allgather_partitions", "allgather_sequential",
-    "compute_grad_norm", "contiguous_gradients", "cpu_offload", "cpu_offload_param",
-    "cpu_offload_use_pin_memory", "elastic_checkpoint", "enable_sanity_checks",
-    "gather_16bit_weights_on_model_save", "ignore_unused_parameters", "leaf_module",
-    "legacy_stage1", "load_from_fp32_weights", "log_trace_cache_warnings", "max_live_parameters",
-    "max_reuse_distance", "memory_efficient_linear", "model_persistence_threshold",
-    "module_granularity_threshold", "offload_optimizer", "offload_param", "overlap_comm",
-    "override_module_apply", "param_persistence_threshold", "parameter_alignment",
-    "pipeline_loading_checkpoint", "prefetch_bucket_size", "reduce_bucket_size", "reduce_scatter",
-    "round_robin_gradients", "save_muon_momentum_buffer_in_memory", "stage3_allgather_sequential",
-    "stage3_gather_16bit_weights_on_model_save", "stage3_gather_fp16_weights_on_model_save",
-    "stage3_max_live_parameters", "stage3_max_reuse_distance",
-    "stage3_model_persistence_threshold", "stage3_module_granularity_threshold",
-    "stage3_param_persistence_threshold", "stage3_prefetch_bucket_size",
-    "stage3_use_all_reduce_for_fetch_params", "sub_group_size", "use_all_reduce_for_fetch_params",
-    "use_multi_rank_bucket_allreduce", "zenflow", "zero_hpz_partition_size",
-    "zero_quantized_gradients", "zero_quantized_nontrainable_weights", "zero_quantized_weights",
-)
-"""Keys of ``zero_optimization``."""
-# fmt: on
 
 ZERO_STAGES = (0, 1, 2, 3)
 
@@ -81,12 +43,13 @@ def zero_stage(options: Mapping[str, Any]) -> int:
 
 
 def check_deepspeed(options: dict[str, Any]) -> dict[str, Any]:
-    """Refuse keys that DeepSpeed does not know, at the top and in ``zero_optimization``.
+    """Refuse keys that DeepSpeed does not know, at the top and in its sections.
 
     Raises:
-        Problems: a key is unknown, or ``zero_optimization`` is no mapping or has another stage.
+        Problems: a key is unknown, a section is no mapping, or ZeRO has another stage.
     """
-    raise_if_any([*_unknown(options, KEYS), *_zero(options.get("zero_optimization", {}))])
+    zero = _zero(options.get("zero_optimization", {}))
+    raise_if_any([*_unknown(options, KEYS), *zero, *_sections(options)])
     return options
 
 
@@ -94,6 +57,21 @@ def _unknown(options: Mapping[str, Any], known: tuple[str, ...], *above: str) ->
     for key in options:
         if key not in known:
             yield Problem((*above, key), unknown("key", key, known))
+
+
+def _sections(options: Mapping[str, Any]) -> Iterator[Problem]:
+    """What is wrong in all sections but ZeRO's own; one that is null is left to DeepSpeed."""
+    for path, known in SECTIONS.items():
+        *above, last = path.split(".")
+        holder: object = options
+        for step in above:
+            holder = holder.get(step) if isinstance(holder, Mapping) else None
+        section = holder.get(last) if isinstance(holder, Mapping) else None
+        if isinstance(section, Mapping):
+            yield from _unknown(section, known, *above, last)
+        elif section is not None:
+            text = f"{as_written(section)} is not allowed; expected a mapping"
+            yield Problem((*above, last), text)
 
 
 def _zero(options: object) -> Iterator[Problem]:

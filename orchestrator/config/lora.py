@@ -18,7 +18,7 @@ class LoraConfig(Section):
 
     rank: int = Field(64, ge=1)
     """Rank of each adapter."""
-    alpha: float = Field(64.0, gt=0)
+    alpha: int = Field(64, ge=1)
     """An adapter's product is multiplied by ``alpha / rank``."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of an adapter's inputs that is dropped in training."""

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from losses import methods
 from losses.base import Method
+from losses.needs import listed
 from orchestrator.config.reference import read_docstring
 from orchestrator.config.schema import describe, fields_of
 
@@ -37,6 +38,8 @@ class MethodEntry:
     """What its loss is a sum over."""
     bytes_per_token: str
     """What a teacher sends for each of its tokens."""
+    needs: tuple[str, ...]
+    """What a teacher must be able to tell, with the default options."""
     options: tuple[OptionEntry, ...]
 
 
@@ -53,6 +56,7 @@ def _entry(name: str, kind: type[Method]) -> MethodEntry:
         source=_source(kind),
         unit=kind.unit,
         bytes_per_token=kind.bytes_per_token,
+        needs=tuple(listed(kind().needs)),
         options=tuple(
             _option(key, field, meanings.get(key, "")) for key, field in fields_of(kind).items()
         ),

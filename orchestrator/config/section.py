@@ -40,13 +40,18 @@ class Section(BaseModel):
     )
 
 
+def unreleased(value: object, *, only: tuple[str, ...]) -> str:
+    """Say that a value is designed but not built yet."""
+    expected = " or ".join(f'"{name}"' for name in only)
+    return f'"{value}" is not in this release; expected {expected}'
+
+
 def not_in_this_release(*planned: str, only: tuple[str, ...]) -> BeforeValidator:
     """Refuse values that are designed but not built yet, by name."""
-    expected = " or ".join(f'"{name}"' for name in only)
 
     def check(value: object) -> object:
         if value in planned:
-            raise ValueError(f'"{value}" is not in this release; expected {expected}')
+            raise ValueError(unreleased(value, only=only))
         return value
 
     return BeforeValidator(check)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -25,6 +25,7 @@ from orchestrator.config.section import (
     check_device,
     not_in_this_release,
 )
+from orchestrator.config.teacher_kind import BUILT, PLANNED, unserved
 
 NAME_RULE = 'letters, digits, _ and -, and not "ce" or "student"'
 
@@ -40,9 +41,7 @@ class TeacherConfig(Section):
 
     name: Annotated[str, AfterValidator(_check_name), Expected(NAME_RULE)]
     """What the teacher is called in overrides, metrics and tables."""
-    kind: Annotated[
-        Literal["hf", "self"], not_in_this_release("openai", "cache", only=("hf", "self"))
-    ] = "hf"
+    kind: Annotated[Literal["hf", "self"], not_in_this_release(*PLANNED, only=BUILT)] = "hf"
     """Where the teacher comes from: hf is a transformers model on this cluster, self the student's
     own ``init`` with its original tokenizer and all of its layers."""
     model: ModelSource | None = None
@@ -82,6 +81,13 @@ class TeacherConfig(Section):
     """How W is built for the methods that read it."""
     methods: Annotated[Items[MethodConfig], MinLen(1)]
     """The methods fed by this teacher, each name once; one forward pass serves them all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_serves(cls, entry: Any) -> Any:
+        if isinstance(entry, dict):
+            raise_if_any(unserved(entry))
+        return entry
 
     @field_validator("methods")
     @classmethod

@@ -1,6 +1,6 @@
 """The tokens with which a member ends a text: by role, never by their strings."""
 
-from losses.byte_distributions.sorted_vocabulary import END_ROLES
+from losses.alignment.vocabulary import ENDS
 from teachers.backends.transformers import LanguageModel
 from teachers.chat_tokens import end_of_turn_id
 
@@ -13,7 +13,7 @@ def end_ids(model: LanguageModel) -> tuple[int, ...]:
     for text is never one of them.
     """
     vocabulary = model.tokenizer.vocabulary
-    found: set[int | None] = {i for i, role in vocabulary.roles.items() if role in END_ROLES}
+    found: set[int | None] = {i for i, role in vocabulary.roles.items() if role in ENDS}
     turn = end_of_turn_id(model.tokenizer)
     settings = model.model.generation_config
     declared = None if settings is None else settings.eos_token_id

@@ -3,8 +3,11 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from losses.byte_distributions import Converter
 from orchestrator.data import load_documents
+from orchestrator.exposure_bias.curve import Curve
 from orchestrator.exposure_bias.measure import Models, measure
 from orchestrator.exposure_bias.picture import check_output, save
 from orchestrator.exposure_bias.prompts import choose_prompts
@@ -38,9 +41,10 @@ class ExposureBias:
     """Excess accumulated error (percent) at the end of the curve, with its 95 % interval.
 
     Args:
-        ex_acc_err: (R(l) - l ε(l)) / (l ε(l)) · 100 at l = ``num_bytes``.
-        low: lower bound, from resampled prompts.
-        high: upper bound.
+        ex_acc_err: (R(l) - l ε(l)) / (l ε(l)) · 100 at l = ``num_bytes``; None if l ε(l) is 0.
+        low: lower bound, from resampled prompts; None if it is not finite.
+        high: upper bound; None if it is not finite.
+        note: why a number is None; None if all are there.
         num_bytes: length that the curve reaches.
         num_prompts: how many there were.
         student_error: R(l), nats.
@@ -48,9 +52,10 @@ class ExposureBias:
         files: what was written.
     """
 
-    ex_acc_err: float
-    low: float
-    high: float
+    ex_acc_err: float | None
+    low: float | None
+    high: float | None
+    note: str | None
     num_bytes: int
     num_prompts: int
     student_error: float
@@ -77,14 +82,35 @@ def evaluate_exposure_bias(
     curve = measure(Models(student, teacher, Converter(name=pairing.converter)), texts, sampling)
     about = {**asdict(pairing), "data": prompts.data, "num_prompts": len(texts)}
     about |= {"prompt_bytes": prompts.num_bytes, **asdict(sampling)}
-    files = save(curve, about, output)
+    note = _note(curve)
+    files = save(curve, about if note is None else {**about, "note": note}, output)
     return ExposureBias(
-        ex_acc_err=float(curve.percent[-1]),
-        low=float(curve.low[-1]),
-        high=float(curve.high[-1]),
+        ex_acc_err=_finite(curve.percent[-1]),
+        low=_finite(curve.low[-1]),
+        high=_finite(curve.high[-1]),
+        note=note,
         num_bytes=len(curve),
         num_prompts=len(texts),
         student_error=float(curve.student_error[-1]),
         teacher_error=float(curve.teacher_error[-1]),
         files=tuple(map(str, files)),
     )
+
+
+def _note(curve: Curve) -> str | None:
+    """Why the end of the curve has no number."""
+    if not np.isfinite(curve.percent[-1]):
+        return (
+            "the student makes no error on the teacher's own text (l ε(l) is 0), so the excess is "
+            "no share of it; use more prompts or longer texts"
+        )
+    if not np.isfinite([curve.low[-1], curve.high[-1]]).all():
+        return (
+            "in some of the resamples the student makes no error on the teacher's own text, so the "
+            "interval is not bounded; use more prompts or longer texts"
+        )
+    return None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

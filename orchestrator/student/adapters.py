@@ -30,7 +30,7 @@ class LoraOptions:
     """Which layers get an adapter of which rank; its product is scaled by ``alpha / rank``."""
 
     rank: int
-    alpha: float
+    alpha: int
     dropout: float
     target_modules: tuple[str, ...]
 

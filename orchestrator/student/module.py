@@ -20,6 +20,7 @@ from losses.document import Document
 from losses.mixture import Absent, Schedule, TeacherScore
 from losses.prediction import Head, Prediction
 from losses.signals import Signal
+from orchestrator.student.metric_sums import MetricSums
 from teachers.backends.transformers import LanguageModel
 
 
@@ -92,6 +93,7 @@ class DistillModule(nn.Module):
         )
         self.method_modules.to(student.device)
         self._with_borrowed = tuple(_with_borrowed(self.terms, self.method_modules))
+        self.metrics = MetricSums([(term.name, term.method) for term in self.terms])
 
     def attach_head(self, teacher: str, head: Head) -> None:
         """Give a teacher's rebuilt head to those of its terms that read it."""
@@ -127,7 +129,11 @@ class DistillModule(nn.Module):
         self, example: Example, hidden: Float[Tensor, "token hidden"]
     ) -> Float[Tensor, "term"]:
         prediction = self.student.prediction(example.document, example.tokens, hidden)
-        totals = torch.stack([loss.total for loss in self.losses(prediction, example.signals)])
+        losses = self.losses(prediction, example.signals)
+        shares = example.shares or (1.0,) * len(losses)
+        for term, loss, share in zip(self.terms, losses[1:], shares[1:], strict=True):
+            self.metrics.add(term.name, loss, share)
+        totals = torch.stack([loss.total for loss in losses])
         return totals if example.shares is None else totals * totals.new_tensor(example.shares)
 
     def losses(self, prediction: Prediction, signals: Sequence[Signal]) -> list[LossTerm]:

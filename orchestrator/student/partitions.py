@@ -133,7 +133,7 @@ class PartitionedState:
 def _trained(parameter: nn.Parameter) -> Iterator[None]:
     """ZeRO-3 tells and sets nothing of a parameter that is frozen just now."""
     was_trained = parameter.requires_grad
-    parameter.requires_grad_(requires_grad=True)
+    parameter.requires_grad = True
     try:
         yield
     finally:

@@ -97,5 +97,5 @@ def _left_as_it_was(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         for parameter in trained:
-            parameter.requires_grad_(requires_grad=True)
+            parameter.requires_grad = True
         model.train(was_training)

@@ -36,7 +36,7 @@ class StepReport:
     ``weights`` are the terms' weights, averaged over the scored bytes of the global batch; where
     documents differ in a term's weight, its loss is the mean that counts them by it. So ``loss``
     is the sum of weights times losses. ``shares`` is each term's part of the last layer's gradient
-    norm, None if not measured.
+    norm, None if not measured. ``metrics`` are the methods' own, normalised as their losses.
     """
 
     loss: float
@@ -46,13 +46,15 @@ class StepReport:
     num_tokens: int
     seconds: dict[str, float] = field(default_factory=dict)
     weights: tuple[float, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What this rank's micro-batches gave: each term's total, and gradients if they were asked."""
+    """What this rank's micro-batches gave: each term's total and metrics, gradients if asked."""
 
     totals: Float[Tensor, "term"]
+    metrics: Float[Tensor, "metric"]
     last_layer: LastLayer | None
 
 
@@ -208,9 +210,10 @@ class StudentTrainer:
         if measure_shares or bare:
             last_layer = LastLayer(self.engine.module, scale if bare else factors)
         totals = torch.zeros(len(weights), dtype=torch.float64)
+        self.engine.module.metrics.take()  # what was counted by a probe or a check
         for micro_batch in self._micro_batches(examples):
             totals += self._accumulate(micro_batch, factors, last_layer)
-        return Measured(totals, last_layer)
+        return Measured(totals, self.engine.module.metrics.take(), last_layer)
 
     def _accumulate(
         self,
@@ -237,9 +240,11 @@ class StudentTrainer:
     ) -> tuple[StepReport, Weights]:
         """The step, and what the scheme observes in it."""
         reduce, last_layer = self.engine.all_reduce, measured.last_layer
-        num_tokens = torch.tensor([float(sum(len(e.tokens) for e in examples))])
-        sums = reduce(torch.cat([measured.totals * scale, num_tokens.double()]))
-        losses, factors = sums[:-1].tolist(), self._mean_factors(examples)
+        metrics = self.engine.module.metrics
+        num_tokens = torch.tensor([float(sum(len(e.tokens) for e in examples))]).double()
+        rows = [measured.totals * scale, measured.metrics * scale[metrics.places], num_tokens]
+        sums, factors = reduce(torch.cat(rows)).tolist(), self._mean_factors(examples)
+        losses, counted = sums[: len(scale)], sums[len(scale) : -1]
         norms = None if last_layer is None else last_layer.norms(reduce)
         bare = self.objective.scheme.observes == "norms"
         observed = norms if bare and norms is not None else tuple(losses)
@@ -252,6 +257,7 @@ class StudentTrainer:
             num_tokens=int(sums[-1]),
             seconds=dict(self.seconds),
             weights=tuple(w * f for w, f in zip(weights, factors, strict=True)),
+            metrics=metrics.named(counted, factors),
         )
         return report, observed
 

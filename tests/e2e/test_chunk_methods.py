@@ -35,7 +35,7 @@ def write_rows(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(shared_ray, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     write_rows(folder / "train.jsonl")
     chunks = [{"name": "p_kl", "learnable_w": True}, *({"name": n} for n in METHODS[1:])]
@@ -43,6 +43,7 @@ def run(tmp_path_factory):
     overrides = [
         f"teachers={json.dumps(teachers)}",
         f"data.train=[{folder}/train.jsonl]",
+        "data.held_out_limit=30",
         "mixture.ce_weight=0.01",
         "mixture.weights={name: dynamic, decay: 0.0}",
         f"mixture.routing={json.dumps({'key': 'kind', 'table': TABLE})}",

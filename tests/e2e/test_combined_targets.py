@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(shared_ray, tmp_path_factory):
     """The smoke run with ``kl`` of both teachers; one has another vocabulary and comes by W⁻."""
     folder = tmp_path_factory.mktemp("run") / "targets"
     teachers = [
@@ -24,6 +24,7 @@ def run(tmp_path_factory):
         "mixture.mean=geometric",
         "mixture.ce_weight=0",
         "compare.ce_only=null",
+        "data.held_out_limit=30",
         "train.max_steps=10",
         f"output_dir={folder}",
     ]

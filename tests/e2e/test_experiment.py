@@ -15,34 +15,35 @@ from orchestrator.experiment.run import run_experiment
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
-ARMS = """arms=[{name: ce}, {name: kl+alm, teachers: [
-    {name: bytelevel, methods: [{name: kl}]},
-    {name: sentencepiece, methods: [{name: alm, temperature: 2.0}]}]}]"""
+KL = "{name: bytelevel, methods: [{name: kl}]}"
+ALM = "{name: sentencepiece, methods: [{name: alm, temperature: 2.0}]}"
 PATIENCE_S = 600.0
 
 
-def settings(folder: Path) -> list[str]:
+def settings(folder: Path, teachers: str) -> list[str]:
+    """Of an experiment with cross-entropy alone and one arm with these teachers."""
+    arms = f"arms=[{{name: ce}}, {{name: taught, teachers: [{teachers}]}}]"
     run = "[data.train_limit=40, data.held_out_limit=10, train.max_steps=4, student.threads=1]"
-    return [ARMS.replace("\n", ""), "seeds=[0]", f"output_dir={folder}", f"overrides={run}"]
+    return [arms, "seeds=[0]", f"output_dir={folder}", f"overrides={run}"]
 
 
-def test_two_arms_and_one_that_is_done(tmp_path):
-    config = load_experiment("experiments/smoke.yaml", settings(tmp_path / "e"))
+def test_two_arms_and_one_that_is_done(shared_ray, tmp_path):
+    config = load_experiment("experiments/smoke.yaml", settings(tmp_path / "e", ALM))
     results = run_experiment(config)
-    ce, both = results.arms
-    assert set(both.gradient_share) == {"ce", "bytelevel", "sentencepiece"}
-    assert both.bits_per_byte[0] < ce.bits_per_byte[0] < results.before
+    ce, taught = results.arms
+    assert set(taught.gradient_share) == {"ce", "sentencepiece"}
+    assert taught.bits_per_byte[0] < ce.bits_per_byte[0] < results.before
     told = (tmp_path / "e" / "experiment.json").read_text()
-    assert json.loads(told)["against_baseline"][0]["arm"] == "kl+alm"
+    assert json.loads(told)["against_baseline"][0]["arm"] == "taught"
     run_experiment(config, resume=True)  # nothing is left to do
     assert (tmp_path / "e" / "experiment.json").read_text() == told
 
 
 @pytest.mark.nightly
 def test_killed_resumed_and_refused(tmp_path):
-    folder = tmp_path / "e"
+    folder, both = tmp_path / "e", f"{KL}, {ALM}"
     command = "from orchestrator.cli import main; main()"
-    arguments = ["experiment", "experiments/smoke.yaml", *settings(folder)]
+    arguments = ["experiment", "experiments/smoke.yaml", *settings(folder, both)]
     first = folder / "arms/ce/seed-0/outcome.json"
     deadline = time.monotonic() + PATIENCE_S
     with subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=ROOT) as process:
@@ -56,15 +57,16 @@ def test_killed_resumed_and_refused(tmp_path):
     assert not (folder / "experiment.json").exists()
     written = first.stat().st_mtime_ns
 
-    config = load_experiment("experiments/smoke.yaml", settings(folder))
+    config = load_experiment("experiments/smoke.yaml", settings(folder, both))
     results = run_experiment(config, resume=True)
     assert first.stat().st_mtime_ns == written  # the finished arm was not run again
+    assert set(results.arms[1].gradient_share) == {"ce", "bytelevel", "sentencepiece"}
     assert set(results.teachers) == {"bytelevel", "sentencepiece"}
     assert not [*folder.rglob("*.safetensors")]
 
     changed = load_experiment(
         "experiments/smoke.yaml",
-        [*settings(folder), "arms.ce.overrides=[train.learning_rate=1e-4]"],
+        [*settings(folder, both), "arms.ce.overrides=[train.learning_rate=1e-4]"],
     )
     with pytest.raises(
         ConfigError, match=r"ce seed 0: .*(\n.*)*train.learning_rate: 0.003 -> 0.0001"

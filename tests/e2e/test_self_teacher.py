@@ -39,7 +39,7 @@ def run(folder: Path, teacher: dict[str, Any], *more: str) -> tuple[Any, list[di
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory) -> dict[bool, Any]:
     """By whether the teacher shares the student's weights; gradmag, stages and adapters."""
-    lora = {"rank": 4, "alpha": 8.0, "target_modules": TARGETS}
+    lora = {"rank": 4, "alpha": 8, "target_modules": TARGETS}
     more = [
         "student.tokenizer=bytes",
         f"student.lora={json.dumps(lora)}",

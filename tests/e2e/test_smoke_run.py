@@ -1,18 +1,26 @@
-"""The whole system on toys: Ray actors, DeepSpeed, two arms, checkpoints, report."""
+"""The whole system on toys: Ray actors, DeepSpeed, two arms, checkpoints, report.
+
+Then the same run killed three times, stopped, and finished by two ranks.
+"""
 
 import json
 import math
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from orchestrator.checkpoint import STATE, flaw_of
 from orchestrator.config import load_run
 from orchestrator.errors import ConfigError
 from orchestrator.report import final_table
 from orchestrator.run import train
-from orchestrator.summary import Summary, load_summary
+from orchestrator.summary import load_summary
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -123,40 +131,79 @@ def test_non_empty_folder_is_refused_before_anything_starts(smoke):
     assert (folder / "summary.json").is_file()
 
 
-def test_two_ranks_under_zero_give_the_same_losses(smoke, tmp_path):
+KEPT = "checkpoint-12"
+"""The undisturbed run has it too."""
+ONE_ARM = ("compare.ce_only=null", "data.held_out_limit=10")
+TWO_RANKS = (
+    "student.num_ranks=2",
+    "student.gradient_checkpointing=true",
+    "train.micro_batch=2",
+    "deepspeed={zero_optimization: {stage: 2}}",
+)
+
+
+@dataclass(frozen=True)
+class Story:
+    """What became of a run that was killed three times, stopped, and went on with two ranks."""
+
+    folder: Path
+    on_one_rank: list[tuple[float, ...]]
+    """Step by step, until it was stopped."""
+    exit_code: int
+    messages: str
+    """Of the process that was stopped."""
+    last_messages: str
+
+
+@pytest.fixture(scope="module")
+def story(program, smoke, ray_address, tmp_path_factory) -> Story:
+    """First and last on a Ray of its own, in between on one that outlives it."""
+    run = tmp_path_factory.mktemp("killed") / "run"
+    program.stop_at(program.start(run, *ONE_ARM), run, 3, signal.SIGKILL)
+    for step in (6, 9):
+        again = program.start(run, *ONE_ARM, "--resume", ray=ray_address)
+        program.stop_at(again, run, step, signal.SIGKILL)
+    assert not (run / "outcome.json").exists()
+    process = program.start(run, *ONE_ARM, "--resume", ray=ray_address)
+    messages = program.stop_at(process, run, 11, signal.SIGTERM)
+    numbers = program.numbers_of(run)
+    last = program.finish(program.start(run, *ONE_ARM, *TWO_RANKS, "--resume"))
+    return Story(run, numbers, process.returncode, messages, last)
+
+
+def test_killed_three_times_it_goes_on_bit_for_bit(program, smoke, story):
+    _, peaceful = smoke
+    assert len(story.on_one_rank) >= 12
+    assert story.on_one_rank == program.numbers_of(peaceful)[: len(story.on_one_rank)]
+    ours, theirs = (
+        {path.name: load_file(path) for path in (folder / KEPT / STATE).glob("*.safetensors")}
+        for folder in (story.folder, peaceful)
+    )
+    assert {"weights.safetensors", "exp_avg_sq.safetensors"} <= ours.keys() == theirs.keys()
+    for file, tensors in theirs.items():
+        assert ours[file].keys() == tensors.keys()
+        assert all(torch.equal(ours[file][name], value) for name, value in tensors.items()), file
+
+
+def test_sigterm_saves_and_exits(story):
+    assert story.exit_code == 128 + signal.SIGTERM
+    step = len(story.on_one_rank)
+    assert f"stopped by SIGTERM: checkpoint-{step} is saved" in story.messages
+    assert flaw_of(story.folder / f"checkpoint-{step}") is None
+
+
+def test_two_ranks_go_on_where_one_stopped(program, smoke, story):
     """Ranks, micro-batches, ZeRO and gradient checkpointing do not change the mathematics."""
-    overrides = [
-        "student.num_ranks=2",
-        "student.gradient_checkpointing=true",
-        "train.save_steps=3",
-        "train.micro_batch=2",
-        "train.max_steps=6",
-        "train.gradient_share_steps=6",
-        "compare.ce_only=null",
-        "deepspeed={zero_optimization: {stage: 1}}",
-        f"output_dir={tmp_path}/two",
-    ]
-    summary: Summary = train(load_run("smoke.yaml", overrides))
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(smoke[1])[:6], rel=1e-4)
-    state = json.loads((tmp_path / "two" / "checkpoint-3" / "trainer_state.json").read_text())
-    assert state == {"step": 3}
-    assert (tmp_path / "two" / "checkpoint-3" / "model.safetensors").is_file()
-    for name, share in summary.gradient_share.items():
-        first = json.loads((smoke[1] / "metrics.jsonl").read_text().splitlines()[0])
-        key = "ce_gradient_share" if name == "ce" else f"teacher/{name}/gradient_share"
-        assert share == pytest.approx(first[key], rel=0.05)
-
-
-def test_dead_teacher_is_named(tmp_path, monkeypatch):
-    """A teacher that cannot load its weights ends the run with its own message."""
-    import shutil
-
-    from orchestrator.assets import resolve
-
-    broken = tmp_path / "broken"
-    shutil.copytree(resolve("asset:toy/sentencepiece"), broken)
-    (broken / "model.safetensors").write_bytes(b"not weights")
-    overrides = [f"teachers.sentencepiece.model={broken}", f"output_dir={tmp_path}/run"]
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(Exception, match=r"(?i)header|safetensor|deserializ"):
-        train(load_run("smoke.yaml", overrides))
+    text = "student.num_ranks: 1 -> 2; the numbers agree with the former ones to rounding"
+    assert text in story.last_messages
+    ours, theirs = program.rows_of(story.folder), program.rows_of(smoke[1])
+    assert [row["step"] for row in ours] == list(range(len(theirs)))
+    assert [row["loss"] for row in ours] == pytest.approx([r["loss"] for r in theirs], rel=1e-5)
+    shares = [[v for n, v in rows[15].items() if n.endswith("_share")] for rows in (ours, theirs)]
+    assert len(shares[0]) == 3
+    assert shares[0] == pytest.approx(shares[1], rel=0.05)
+    last = story.folder / f"checkpoint-{len(ours)}"
+    assert flaw_of(last) is None
+    assert json.loads((last / "trainer_state.json").read_text()) == {"step": len(ours)}
+    assert len(list((last / STATE).glob("random-*"))) == 2
+    assert (last / "model.safetensors").is_file()

@@ -1,5 +1,7 @@
 """The bld method: heads, converters, units, options."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -403,8 +405,25 @@ def test_exact_chain_rule_needs_the_same_tokens():
         Bld(converter="eot").check(Pair(VOCABULARY, OTHER))
 
 
+@pytest.mark.parametrize(
+    "method",
+    [Bld(converter="on_path"), Bld(converter="one_path", head="parallel"), Bld(converter="eot")],
+    ids=repr,
+)
+def test_bytes_that_the_teacher_rules_out_are_counted(side, method):
+    student, signal, pair, modules = setting(method, side)
+    assert method.loss(student, signal, pair, modules).metrics == {"lost": 0}
+    row = len(signal.positions) // 2
+    own = signal.logprobs[row].argmin()
+    logprobs = signal.logprobs.copy()
+    logprobs[row] = -30
+    logprobs[row, own] = 0
+    lost = method.loss(student, replace(signal, logprobs=logprobs), pair, modules).metrics
+    assert lost == {"lost": 1}
+
+
 def test_heads_need_the_students_width():
-    with pytest.raises(ValueError, match=r"pass Pair\.student_width"):
+    with pytest.raises(ValueError, match="width is not known"):
         Bld(head="parallel").modules(Pair(VOCABULARY, OTHER))
 
 

@@ -86,6 +86,18 @@ def test_roles_are_matched_and_strings_are_not():
     assert w.exact.tolist() == [True, False, False, False, True]
 
 
+def test_of_two_ends_with_one_partner_the_one_of_its_role_is_exact():
+    student = Vocabulary((None, None, b"a"), {0: "end", 1: "end_of_turn"})
+    joint, base = Vocabulary((None, b"a"), {0: "end_of_turn"}), Vocabulary((b"a", None), {1: "end"})
+    w = build(student, joint)
+    assert [w.row(i) for i in range(3)] == [{0: 1.0}, {0: 1.0}, {1: 1.0}]
+    assert w.exact.tolist() == [False, True, True]
+    assert build(student, base).exact.tolist() == [True, False, True]
+    back = build(joint, student)
+    assert (back.row(0), back.exact.tolist()) == ({1: 1.0}, [True, True])
+    assert build(base, student).row(1) == {0: 1.0}
+
+
 @pytest.mark.parametrize(("written", "expected"), [([3], 3), ([1], 1), ([0, 2], 1), (None, 1)])
 def test_of_duplicates_the_written_one(written, expected):
     student, teacher = Vocabulary((b"ab",)), Vocabulary((b"a", b"ab", b"b", b"ab"))

@@ -3,7 +3,8 @@
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,22 +44,37 @@ def zero() -> dict[int, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def train_ranks() -> Callable[[dict[str, Any], Path], dict[str, Any]]:
-    """Trains jobs under DeepSpeed; gives each one's result, or the text of its error."""
+def train_ranks() -> Iterator[Callable[[dict[str, Any], Path], dict[str, Any]]]:
+    """Trains jobs under DeepSpeed; gives each one's result, or the text of its error.
 
-    def train(jobs: dict[str, Any], folder: Path) -> dict[str, Any]:
-        (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
-        here = Path(__file__).parent
-        subprocess.run(
-            [sys.executable, str(here / "deepspeed_ranks.py"), str(folder)],
-            cwd=here.parents[1],
-            check=True,
-            capture_output=True,
-            timeout=900,
-        )
-        return {name: _trained(folder, name) for name in jobs}
+    One process forks the ranks of all files: to import all that they need takes it seconds.
+    """
+    here = Path(__file__).parent
+    with ExitStack() as stack:
+        running: list[subprocess.Popen[str]] = []
 
-    return train
+        def train(jobs: dict[str, Any], folder: Path) -> dict[str, Any]:
+            (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
+            if not running:
+                running.append(stack.enter_context(_forking(here)))
+            [process] = running
+            process.stdin.write(f"{folder}\n")
+            process.stdin.flush()
+            while (line := process.stdout.readline()) != "done\n":
+                assert line, "the process that forks the ranks has died"
+            return {name: _trained(folder, name) for name in jobs}
+
+        yield train
+
+
+def _forking(here: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(here / "deepspeed_ranks.py")],
+        cwd=here.parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _trained(folder: Path, name: str) -> Any:

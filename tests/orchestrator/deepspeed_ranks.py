@@ -3,7 +3,8 @@
 DeepSpeed keeps global state, so every job needs new processes; they are forked from this one,
 which has imported everything already.
 
-    python deepspeed_ranks.py FOLDER     reads FOLDER/jobs.pickle, writes one .pt a job, or .error
+    python deepspeed_ranks.py            for each folder that comes in, one a line: reads its
+                                         jobs.pickle, writes one .pt a job, or .error; says done
 """
 
 import multiprocessing
@@ -11,22 +12,42 @@ import os
 import pickle
 import socket
 import sys
+import tempfile
 import traceback
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 JOB_SECONDS = 60
+BEFORE_THE_FORKS = (
+    "setuptools",
+    "distutils.ccompiler",
+    "deepspeed",
+    "deepspeed.module_inject.auto_ep_config",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.runtime.bf16_optimizer",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.runtime.zero.stage3",
+    "deepspeed.runtime.zero.stage_1_and_2",
+    "orchestrator.student.worker",
+)
+"""What a rank needs, also what DeepSpeed would import in each when it starts its engine."""
 
 
-def main(folder: Path) -> None:
+def main(extensions: Path) -> None:
     from orchestrator.student.deepspeed import prepare_environment
 
-    prepare_environment("cpu", folder / "extensions")
-    import deepspeed  # noqa: F401 - before the forks
+    prepare_environment("cpu", extensions)
+    for module in BEFORE_THE_FORKS:
+        import_module(module)
+    for line in sys.stdin:
+        run_jobs(Path(line.rstrip("\n")))
+        print("\ndone", flush=True)
 
-    import orchestrator.student.worker  # noqa: F401
 
+def run_jobs(folder: Path) -> None:
+    """One after another, each in processes of its own."""
     jobs: dict[str, dict[str, Any]] = pickle.loads((folder / "jobs.pickle").read_bytes())
     fork = multiprocessing.get_context("fork")
     for name, job in jobs.items():
@@ -106,4 +127,5 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    with tempfile.TemporaryDirectory() as extensions:
+        main(Path(extensions))

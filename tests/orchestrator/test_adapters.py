@@ -25,7 +25,7 @@ IDS = torch.arange(12)[None]
 
 
 def options_of(architecture: str) -> LoraOptions:
-    return LoraOptions(rank=4, alpha=8.0, dropout=0.0, target_modules=TARGETS[architecture])
+    return LoraOptions(rank=4, alpha=8, dropout=0.0, target_modules=TARGETS[architecture])
 
 
 def adapted(language_model, architecture: str, *, trained: bool = False, moved: bool = True):

@@ -187,7 +187,7 @@ class TestCommands:
     def test_methods(self):
         found = json.loads(run("methods", "--json").stdout)
         assert [entry["name"] for entry in found] == method_names()
-        keys = {"name", "description", "source", "unit", "bytes_per_token", "options"}
+        keys = {"name", "description", "source", "unit", "bytes_per_token", "needs", "options"}
         assert all(entry.keys() == keys for entry in found)
         text = run("methods").stdout
         for entry in found:

@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import Field
@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from losses import methods
 from losses.base import OPTIONS, Method
+from losses.needs import Need
 from orchestrator.config import MethodConfig, RunConfig, load_run, parse_run, to_yaml
 from orchestrator.config.reference import reference
 from orchestrator.config.schema import element_of, fields_of
@@ -26,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class Silent(Method):
     """A method that is only configured, never run."""
+
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TOP_K})
 
     def signal(self, teacher, document):
         raise NotImplementedError
@@ -44,6 +47,10 @@ class Toy(Silent):
     temperature: float = Field(1.0, gt=0)
     divergence: Literal["kl", "tvd"] = "kl"
     ks: tuple[int, ...] = ()
+
+    @property
+    def needs_distributions(self) -> bool:
+        return self.temperature != 1
 
 
 @dataclass(frozen=True, config=OPTIONS)
@@ -277,6 +284,11 @@ class TestAccepted:
             'teachers[0] (first).kind: "openai" is not in this release; expected "hf" or "self"',
         ),
         (
+            "teachers.1.kind",
+            "cache",
+            'teachers[1] (gemma).kind: "cache" is not in this release; expected "hf"',
+        ),
+        (
             "teachers.0.kind",
             "hg",
             'teachers[0] (first).kind: "hg" is not allowed; expected "hf" or "self"',
@@ -374,6 +386,28 @@ class TestAccepted:
             "deepspeed",
             {"zero_optimization": {"stge": 2}},
             'deepspeed.zero_optimization.stge: unknown key, did you mean "stage"?',
+        ),
+        (
+            "deepspeed",
+            {"activation_checkpointing": {"partitioned_activations": True}},
+            "deepspeed.activation_checkpointing.partitioned_activations: unknown key, did you mean "
+            '"partition_activations"?',
+        ),
+        (
+            "deepspeed",
+            {"zero_optimization": {"stage": 2, "offload_optimizer": {"devise": "cpu"}}},
+            "deepspeed.zero_optimization.offload_optimizer.devise: unknown key, did you mean "
+            '"device"?',
+        ),
+        (
+            "deepspeed",
+            {"timers": {"throughput": {"on": False}}},
+            "deepspeed.timers.throughput.on: unknown key; expected one of: enabled, synchronized",
+        ),
+        (
+            "deepspeed",
+            {"flops_profiler": True},
+            "deepspeed.flops_profiler: true is not allowed; expected a mapping",
         ),
         *(
             (

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 BATCHES = [(0, 1, 4, 5), (2, 3, 5, 0), (1, 2, 3, 4), (5, 4, 0, 1)]
 BORDER = 2
 STAGES = (Stage(BORDER, embeddings_only=True, learning_rate=2e-3), Stage(2))
-LORA = LoraOptions(rank=3, alpha=6.0, dropout=0.1, target_modules=("q_proj", "up_proj"))
+LORA = LoraOptions(rank=3, alpha=6, dropout=0.1, target_modules=("q_proj", "up_proj"))
 DECAY = 0.75
 TRAINING: dict[str, Any] = {
     "learning_rate": 1e-3,

@@ -53,8 +53,14 @@ CASES = {
     "gradmag-resumed-alone": Case(GradMag(), start="gradmag", accumulation=4, num_ranks=1),
     "dynamic-resumed": Case(Dynamic(), stage=2, routed=True, start="dynamic"),
 }
-NIGHTLY = ("dynamic-zero3", "gradmag-zero2", "gradmag-resumed-alone", "dynamic-resumed")
-"""Half a minute more."""
+NIGHTLY = (
+    "confidence",
+    "dynamic-zero3",
+    "gradmag-zero2",
+    "gradmag-resumed-alone",
+    "dynamic-resumed",
+)
+"""Half a minute more; what each document weighs on a rank is select's and dynamic's as well."""
 
 
 def parameters(names: Iterable[str]) -> list[Any]:

@@ -84,6 +84,16 @@ CASES = {
 SLOW, NIGHTLY = pytest.mark.slow, pytest.mark.nightly
 FAST = ("scheduled", "routed-units", "confidence-routed", "select", "dynamic-routed", "gradmag")
 FAST_FIRST = [name if name in FAST else pytest.param(name, marks=SLOW) for name in CASES]
+ALIKE = (
+    "constant-units",
+    "routed",
+    "confidence",
+    "select-units",
+    "dynamic",
+    "gradmag-routed-units",
+)
+"""Every scheme is there without these."""
+SCHEMES_FIRST = [pytest.param(name, marks=NIGHTLY) if name in ALIKE else name for name in CASES]
 
 
 @dataclass(frozen=True)
@@ -237,7 +247,7 @@ def undivided(lab) -> Callable[[str], list[tuple[StepReport, dict]]]:
         *(pytest.param(*cell, marks=NIGHTLY) for cell in [(1, 2), (1, 4), (2, 1), (2, 4)]),
     ],
 )
-@pytest.mark.parametrize("name", FAST_FIRST)
+@pytest.mark.parametrize("name", SCHEMES_FIRST)
 def test_ranks_and_accumulation_do_not_show(lab, undivided, name, num_ranks, accumulation):
     found = train(lab, CASES[name], num_ranks, accumulation)
     for (report, gradients), (whole, reference) in zip(found, undivided(name), strict=True):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,52 @@ def test_prepare_measures_every_teacher(run, cache):
     assert 0 < total.seen_exact <= total.seen
     assert 0 < total.teacher_seen_exact <= total.teacher_seen
     assert other.coverage.classes[TokenClass.ONE_DIGIT].seen > 0
+
+
+@pytest.fixture
+def combined(run):
+    """Targets combined in the student's vocabulary."""
+    for teacher in run["teachers"]:
+        teacher["methods"] = [{"name": "kl"}]
+    return run | {"mixture": {"combine": "targets"}}
+
+
+def test_prepare_builds_what_combined_targets_read(combined, cache, tokenizers, monkeypatch):
+    config = parse_run(combined)
+    _, other = prepare(config)
+    assert other.is_reverse
+    student, teacher = tokenizers["bytelevel"], tokenizers["sentencepiece"]
+    assert other.folder == projection_folder(projection_key(teacher, student, OPTIONS))
+    assert not projection_folder(projection_key(student, teacher, OPTIONS)).exists()
+    assert other.coverage.total.student == len(teacher.vocabulary)
+    monkeypatch.setattr(projections, "build_projection", fail)
+    assert set(set_up(config).projections) == {"other"}  # all that a run reads is there
+
+
+def test_command_with_combined_targets(combined, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_yaml(combined))
+    result = CliRunner().invoke(app, ["prepare", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "W⁻ of other" in result.output
+    assert "Advice" not in result.output
+
+
+def test_another_end_of_turn_needs_another_w(fast_tokenizers, tokenizers):
+    found, student = [], tokenizers["bytelevel"]
+    for choice in (None, "plain"):
+        fast = deepcopy(fast_tokenizers["sentencepiece"])
+        fast.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+        fast.chat_template = "{% for m in messages %}{{ m.content }}<turn>{% endfor %}"
+        found.append(Tokenizer(fast, "t", template=choice))
+    own, plain = (projection_key(student, teacher, OPTIONS) for teacher in found)
+    assert projection_folder(own) != projection_folder(plain)
+    w = projection_of(student, found[0], OPTIONS)
+    end = student.fast.eos_token_id
+    assert list(w.row(end)) == [found[0].fast.eos_token_id]  # this student has no chats
+    back = projection_of(found[0], student, OPTIONS)
+    assert back.row(found[0].fast.convert_tokens_to_ids("<turn>")) == {end: 1.0}
 
 
 def test_prepare_without_the_training_text(run, tmp_path):

@@ -146,11 +146,19 @@ def small(distillation) -> Any:
     return distillation(student=DROPOUT)
 
 
-@pytest.fixture
-def lab(small, monkeypatch) -> Callable[..., Lab]:
+@pytest.fixture(scope="module", autouse=True)
+def answers_at_once() -> Iterator[None]:
+    """There is nothing to wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            orchestrator.arm, "collect", lambda references, timeout_s, doing: dict(references)
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def lab(small) -> Callable[..., Lab]:
     """Build a lab; keys of ``train`` may be changed."""
-    at_once = lambda references, timeout_s, doing: dict(references)  # noqa: E731
-    monkeypatch.setattr(orchestrator.arm, "collect", at_once)
 
     def build(**train: Any) -> Lab:
         return Lab(small, config_of(**train))
@@ -171,9 +179,9 @@ def same_student(ours: Student, theirs: Student) -> None:
         assert torch.equal(value, expected[name]), name
 
 
-@pytest.fixture
-def unbroken(lab, tmp_path) -> tuple[Student, Path]:
-    folder = tmp_path / "unbroken"
+@pytest.fixture(scope="module")
+def unbroken(lab, tmp_path_factory) -> tuple[Student, Path]:
+    folder = tmp_path_factory.mktemp("unbroken")
     return lab().run(folder), folder
 
 

@@ -11,6 +11,7 @@ from losses.base import Pair
 from losses.methods.sedi import Sedi
 from orchestrator.assets import resolve
 from orchestrator.data import load_documents
+from orchestrator.metrics import step_metrics
 from orchestrator.student.deepspeed import parameter_groups
 from orchestrator.student.module import Term
 from orchestrator.student.trainer import StudentTrainer
@@ -84,9 +85,23 @@ def test_any_split_and_order_give_the_same_gradient(lab_of, normalize):
         trainer = lab.trainer(micro_batch, normalize)
         report = lab.step(trainer, order)
         assert report.losses == pytest.approx(expected.losses, rel=1e-5)
+        assert report.metrics == pytest.approx(expected.metrics, rel=1e-5)
         assert trainer.engine.gradients.keys() == whole.engine.gradients.keys()
         for name, gradient in whole.engine.gradients.items():
             torch.testing.assert_close(trainer.engine.gradients[name], gradient, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("normalize", ["bytes", "units"])
+def test_its_parts_are_among_the_metrics(lab_of, normalize):
+    """They are normalised as the loss, so they add up to it, and are those of one step."""
+    lab = lab_of(Sedi(k=20))
+    trainer = lab.trainer(normalize=normalize, micro_batch=2)
+    for _ in range(2):
+        report = lab.step(trainer)
+        values = step_metrics(report, ("ce", "other/sedi"), {}, step_time=1.0)
+        parts = [values[f"teacher/other/sedi/{name}"] for name in ("kl", "entropy")]
+        assert sum(parts) == pytest.approx(values["teacher/other/sedi/kd_loss"], rel=1e-5)
+        assert values["teacher/other/sedi/left_out"] >= 0
 
 
 def test_the_adapter_is_trained_at_its_own_rate(lab_of):

@@ -362,6 +362,34 @@ class TestTokenizersAndData:
         run["teachers"][1]["methods"] = [{"name": "hidden"}]
         assert [t.hidden_size for t in set_up(parse_run(run)).tokenizers][2] == 48
 
+    @pytest.mark.parametrize(
+        ("method", "is_refused"),
+        [
+            ({"name": "dskd"}, True),
+            ({"name": "hidden"}, True),
+            ({"name": "hidden", "projector": "none"}, False),
+            ({"name": "p_kl"}, False),
+            ({"name": "bld", "head": "parallel"}, False),  # it reads the student's width alone
+        ],
+    )
+    def test_hidden_states_of_unknown_width(self, run, tokenizers, method, is_refused):
+        run["teachers"][1]["methods"] = [method]
+        found = {"student": copy(tokenizers["bytelevel"]), "other": tokenizers["sentencepiece"]}
+        found["student"].hidden_size = 32
+        assert found["other"].hidden_size is None
+        if not is_refused:
+            check_methods(parse_run(run), found)
+            return
+        place = rf"methods\[0\] \({method['name']}\): .* 32 \(student\) and None \(teacher\) wide"
+        with pytest.raises(ConfigError, match=place):
+            check_methods(parse_run(run), found)
+
+    def test_heads_on_a_student_of_unknown_width(self, run, tokenizers):
+        run["teachers"][1]["methods"] = [{"name": "bld", "head": "conditioned"}]
+        found = {"student": tokenizers["bytelevel"], "other": tokenizers["sentencepiece"]}
+        with pytest.raises(ConfigError, match=r"\(bld\): .* width is not known"):
+            check_methods(parse_run(run), found)
+
     def test_start_token_of_a_teacher(self, run):
         run["teachers"][1]["start_token"] = "<s>"
         assert refusal(run).startswith("teachers[1] (other).model: ")

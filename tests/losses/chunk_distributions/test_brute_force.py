@@ -128,8 +128,10 @@ def by_hand(toy, method, theirs, ours):
         return kl(p, q) + sorted_l1(left[0], [scale * mass for mass in left[1]])
     middle = method.beta * p + (1 - method.beta) * q
     divergence = method.beta * kl(p, middle) + (1 - method.beta) * kl(q, middle)
-    share = sum(bool(entries) for entries in pairs) / toy.num_teacher
-    return share * divergence + (1 - share) * sorted_l1(*left)
+    weights = (method.matched_weight, method.unmatched_weight)
+    if weights[0] is None:
+        weights = (1 - sum(left[0]), sum(left[0]))
+    return weights[0] * divergence + weights[1] * sorted_l1(*left)
 
 
 METHODS = [
@@ -139,6 +141,7 @@ METHODS = [
     HKl(common="strict", precision=EXACT),
     Gold(precision=EXACT),
     Gold(beta=0.2, precision=EXACT),
+    Gold(matched_weight=0.5, unmatched_weight=0.7, precision=EXACT),
     Uld(precision=EXACT),
 ]
 

@@ -51,6 +51,17 @@ def same_sides(toy, seed, dtype=torch.float64):
     return toy.pair_of(words, words), own, sides
 
 
+def test_cdm_counts_its_positions_and_those_without_two_pairs(toy):
+    teacher, _, student = toy.sides()
+    everything, little = (
+        toy.term(Cdm(k=k, threshold=0.0), teacher, student).metrics for k in (20, 1)
+    )
+    assert set(everything) == set(Cdm.metric_names) == set(little)
+    assert everything["positions"] == little["positions"] > 0
+    assert everything["lost"] == 0
+    assert little["lost"] == little["positions"]  # lists of one
+
+
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_zero_with_zero_gradient_at_identity(toy, clean, seed, dtype):

@@ -13,29 +13,36 @@ from orchestrator.errors import WorkerLost
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-class Answerer:
-    """Answers, sleeps, raises or dies, as told."""
+@pytest.fixture(scope="module")
+def answerer():
+    """The class of an actor that answers, sleeps, raises or dies, as told.
 
-    def answer(self, value):
-        return value
+    A class of a function travels whole: the actors need not import this file, and torch with it.
+    """
 
-    def sleep(self, seconds):
-        time.sleep(seconds)
+    class Answerer:
+        def answer(self, value):
+            return value
 
-    def fail(self):
-        raise ValueError("document d7 is broken")
+        def sleep(self, seconds):
+            time.sleep(seconds)
 
-    def pass_on(self, reference):
-        return ray.get(reference[0])
+        def fail(self):
+            raise ValueError("document d7 is broken")
 
-    def die(self):
-        os.kill(os.getpid(), signal.SIGKILL)
+        def pass_on(self, reference):
+            return ray.get(reference[0])
+
+        def die(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return ray.remote(Answerer)
 
 
 @pytest.fixture(scope="module")
-def actors():
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
-    made = {name: ray.remote(Answerer).remote() for name in ("a", "b")}
+def actors(shared_ray, answerer):
+    ray.init(log_to_driver=False)
+    made = {name: answerer.remote() for name in ("a", "b", "c")}
     ray.get([actor.answer.remote(0) for actor in made.values()])
     yield made
     ray.shutdown()
@@ -57,21 +64,17 @@ def test_the_actors_own_error_is_raised_without_waiting_for_the_others(actors):
 
 def test_an_error_that_came_through_two_actors_is_still_the_first_one(actors):
     failing = actors["b"].fail.remote()
-    other = ray.remote(Answerer).remote()
     with pytest.raises(ValueError, match="document d7 is broken") as caught:
-        collect({"other": other.pass_on.remote([failing])}, 60.0, "testing")
+        collect({"c": actors["c"].pass_on.remote([failing])}, 60.0, "testing")
     assert type(caught.value) is ValueError
 
 
 def test_who_is_late_is_named(actors):
-    late = ray.remote(Answerer).remote()
-    asked = {"b": actors["b"].answer.remote(1), "late": late.sleep.remote(60)}
-    with pytest.raises(WorkerLost, match=r"late: no answer for 5 s while loading"):
-        collect(asked, 5.0, "loading")
-    ray.kill(late)
+    asked = {"b": actors["b"].answer.remote(1), "c": actors["c"].sleep.remote(60)}
+    with pytest.raises(WorkerLost, match=r"^c: no answer for 2 s while loading"):
+        collect(asked, 2.0, "loading")
 
 
 def test_who_died_is_named(actors):
-    doomed = ray.remote(Answerer).remote()
-    with pytest.raises(WorkerLost, match="doomed died while training step 3"):
-        collect({"doomed": doomed.die.remote()}, 60.0, "training step 3")
+    with pytest.raises(WorkerLost, match="b died while training step 3"):
+        collect({"b": actors["b"].die.remote()}, 60.0, "training step 3")
