@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -190,12 +191,13 @@ class Tokenizer:
 
     def read(self, documents: Sequence[Document]) -> list[Tokens | UnfaithfulTokenizer]:
         """Each document's tokens; in the place of one that cannot be read exactly, the error."""
-        texts = [document for document in documents if not document.is_chat]
+        are_chats = [document.is_chat for document in documents]
+        texts = [d for d, is_chat in zip(documents, are_chats, strict=True) if not is_chat]
         names = [f"document {document.name}" for document in texts]
         encoded = self.encode_text([text.content.decode() for text in texts], names=names)
         rows = map(self._tokens, encoded)
-        chats = iter(read_chats(self, [d for d in documents if d.is_chat]))
-        return [next(chats) if document.is_chat else next(rows) for document in documents]
+        chats = iter(read_chats(self, list(compress(documents, are_chats))))
+        return [next(chats) if is_chat else next(rows) for is_chat in are_chats]
 
     def is_faithful(self, document: Document) -> bool:
         """True if the document's tokens join to exactly its bytes."""
@@ -236,9 +238,12 @@ class Tokenizer:
     def _tokens(self, found: TextTokens | UnfaithfulTokenizer) -> Tokens | UnfaithfulTokenizer:
         if isinstance(found, UnfaithfulTokenizer):
             return found
-        ids, ends = found.ids, np.where(found.ends > found.starts, found.ends, -1)
-        if self.start_id is not None:
-            ids, ends = np.concatenate(([self.start_id], ids)), np.concatenate(([-1], ends))
+        num_start = 0 if self.start_id is None else 1
+        ids = np.empty(num_start + len(found.ids), dtype=np.int64)
+        ends = np.full_like(ids, -1)
+        ids[:num_start] = -1 if self.start_id is None else self.start_id
+        ids[num_start:] = found.ids
+        np.copyto(ends[num_start:], found.ends, where=found.ends > found.starts)
         return Tokens(ids, ends)
 
     def _error(self, name: str, text: str, ids: Sequence[int]) -> UnfaithfulTokenizer:
