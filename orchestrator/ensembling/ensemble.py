@@ -150,8 +150,8 @@ class Ensemble:
         return ByteReader(member.model, tokens, self.options.search, use_cache=use_cache)
 
     def _interface(self) -> Interface:
-        """What is mixed: tokens need one vocabulary."""
-        prints = {m.model.tokenizer.vocabulary.fingerprint for m in self.members}
+        """What is mixed: tokens need one vocabulary, where members may end turns differently."""
+        prints = {m.model.tokenizer.vocabulary.ids_fingerprint for m in self.members}
         if self.options.interface == "tokens" and len(prints) > 1:
             raise ConfigError(
                 f"interface is tokens, but the members have {len(prints)} different vocabularies; "

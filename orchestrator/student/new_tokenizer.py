@@ -9,16 +9,18 @@ import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from losses.alignment.vocabulary import Family
 from orchestrator.assets import cache_folder
 from orchestrator.atomic import atomic_folder
-from orchestrator.student.byte_tokenizer import byte_tokenizer
 from orchestrator.student.embeddings.options import BYTES, EmbeddingOptions
-from orchestrator.student.merged_tokenizer import merged_tokenizer
 from teachers.sealing import unsealed
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
 
@@ -69,16 +71,23 @@ def _written(source: Tokenizer, target: ModelSource | None) -> Path:
     folder = cache_folder() / "student_tokenizers" / digest[:16]
     if folder.is_dir():
         return folder
-    if target is None:
-        fast = byte_tokenizer(source)
-    else:
-        fast = merged_tokenizer(source, Tokenizer.load(target, TOKENIZER_NAME))
+    fast = _built(source, target)
     try:
         with atomic_folder(folder) as partial:
             fast.save_pretrained(partial)
     except FileExistsError:
         log.debug("another process wrote %s", folder)
     return folder
+
+
+def _built(source: Tokenizer, target: ModelSource | None) -> "PreTrainedTokenizerFast":
+    """What is written: imported only where nothing is there yet, since transformers is slow."""
+    from orchestrator.student.byte_tokenizer import byte_tokenizer
+    from orchestrator.student.merged_tokenizer import merged_tokenizer
+
+    if target is None:
+        return byte_tokenizer(source)
+    return merged_tokenizer(source, Tokenizer.load(target, TOKENIZER_NAME))
 
 
 def _digest(target: ModelSource) -> str:

@@ -14,9 +14,9 @@ from torch import Tensor
 from losses.document import Document
 from losses.mixture import Absent
 from losses.mixture.scheme import Weights
-from orchestrator.errors import TrainingDiverged
 from orchestrator.gates.student import check
 from orchestrator.gates.verdict import Gates, Verdict
+from orchestrator.student.divergence import check_gradient, check_loss
 from orchestrator.student.engine import StudentEngine, Update
 from orchestrator.student.examples import ahead, combined, example_of
 from orchestrator.student.gradients import LastLayer, shares_of
@@ -102,11 +102,7 @@ class StudentTrainer:
         measured = self._pass(examples, scale, weights, measure_shares=measure_shares)
         with self._timed("optimizer"):
             update = self.engine.step()
-        if not math.isfinite(update.grad_norm):
-            raise TrainingDiverged(
-                f"the gradient's norm is {update.grad_norm}, though the loss is finite: lower "
-                "train.learning_rate or raise train.warmup_steps"
-            )
+        check_gradient(update)
         report, observed = self._report(measured, scale, weights, examples, update)
         if self.objective.scheme.observes is not None:
             self.mixing.observe(self.objective, observed)
@@ -224,8 +220,7 @@ class StudentTrainer:
         with self._timed("forward"):
             totals = self.engine.forward(micro_batch, last_layer.add if last_layer else None)
         objective = (totals * factors.to(totals)).sum()
-        if not torch.isfinite(objective):
-            raise TrainingDiverged(_not_finite(self._names, totals, micro_batch))
+        check_loss(objective, self._names, totals, micro_batch)
         with self._timed("backward"):
             self.engine.backward(objective)
         return totals.detach().double().cpu()
@@ -286,17 +281,3 @@ class StudentTrainer:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def _not_finite(
-    names: Sequence[str], totals: Float[Tensor, "term"], micro_batch: Sequence[Example]
-) -> str:
-    """Which terms are not finite, on which documents; all terms if only their sum is not."""
-    values = zip(names, totals.tolist(), strict=True)
-    wrong = [f"{name} is {value}" for name, value in values if not math.isfinite(value)]
-    documents = ", ".join(example.document.name for example in micro_batch)
-    return (
-        f"the loss is not finite: {', '.join(wrong) or 'the weighted sum'} on documents "
-        f"{documents}; lower train.learning_rate or raise train.warmup_steps; if it happens at "
-        "the first step, check the data"
-    )

@@ -286,7 +286,7 @@ class TestAccepted:
         (
             "teachers.1.kind",
             "cache",
-            'teachers[1] (gemma).kind: "cache" is not in this release; expected "hf"',
+            'teachers[1] (gemma).kind: "cache" is not in this release; expected "hf" or "self"',
         ),
         (
             "teachers.0.kind",

@@ -24,7 +24,7 @@ from teachers.backends.transformers import LanguageModel
 from teachers.source import ModelSource
 
 METHODS = (Alm(), Bld(converter="branches"), Hidden(), Kl())
-LORA = LoraOptions(4, 8.0, 0.3, ("q_proj", "down_proj"))
+LORA = LoraOptions(4, 8, 0.3, ("q_proj", "down_proj"))
 IDS = torch.arange(9)[None]
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
+from losses.methods import method_names
 from orchestrator.config import parse_run
-from orchestrator.config.teacher_kind import served_methods
+from orchestrator.config.teacher_kind import BUILT, served_methods
 from orchestrator.errors import ConfigError
 
-LATER = 'teachers[0] (t).kind: "openai" is not in this release; expected "hf"'
+LATER = 'teachers[0] (t).kind: "openai" is not in this release; expected "hf" or "self"'
 SERVED = "alm (not with its default options), gold, h_kl, mined, p_kl, uld"
 
 
@@ -65,9 +66,25 @@ def test_what_a_server_tells_is_not_in_this_release(method):
     assert problems(run("openai", method)) == [LATER]
 
 
-@pytest.mark.parametrize("kind", ["self", "cache"])
-def test_other_kinds_serve_every_method(kind):
-    assert problems(run(kind, {"name": "hidden"})) == [LATER.replace("openai", kind)]
+def test_a_cache_serves_every_method_but_is_not_in_this_release():
+    assert problems(run("cache", {"name": "hidden"})) == [LATER.replace("openai", "cache")]
+
+
+@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("kind", BUILT)
+def test_kinds_that_are_built_serve_every_method(kind, method):
+    data = run(kind, {"name": method})
+    if kind == "self":
+        del data["teachers"][0]["model"]
+    [teacher] = parse_run(data).teachers
+    assert (teacher.kind, [entry.name for entry in teacher.methods]) == (kind, [method])
+
+
+def test_the_students_own_init_has_no_model_key():
+    [line] = problems(run("self", {"name": "hidden"}))
+    assert line == (
+        "teachers[0] (t).model: a teacher of kind self is the student's own init; leave it out"
+    )
 
 
 def test_each_method_that_is_not_served_is_named():
@@ -83,7 +100,7 @@ def test_each_method_that_is_not_served_is_named():
 def test_no_kind_at_all(kind):
     [line] = problems(run(kind, {"name": "hidden"}))
     assert line.startswith("teachers[0] (t).kind: ")
-    assert line.endswith('is not allowed; expected "hf"')
+    assert line.endswith('is not allowed; expected "hf" or "self"')
 
 
 def test_a_method_that_is_wrong_otherwise_says_so():

@@ -22,7 +22,7 @@ from teachers.tokenizer import Tokenizer
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "golden" / "expand_input_ids.json").read_text()
 )["cases"]
-NAMES = {"llama3": "llama-3", "gemma3": "gemma-3"}
+NAMES = {"llama3": "tokenizers/llama-3", "gemma3": "tokenizers/gemma-3"}
 
 
 def content_of(token: str) -> bytes:
