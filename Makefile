@@ -23,9 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 	    "$$($(PYTHON) --version 2>&1): try 'make setup PYTHON=python3.12'" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { \
 	  echo "could not create .venv: on Debian and Ubuntu install python3-venv" >&2; exit 1; }
-	@echo "installing into .venv: a few minutes"
+	@echo "installing into .venv: a few minutes"  # compiled at once: every process of a run imports it
 	@DS_BUILD_OPS=0 $(BIN)/pip install -qq --disable-pip-version-check --no-input \
-	  --no-compile --constraint constraints.txt --editable '.[dev]'
+	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup
