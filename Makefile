@@ -17,13 +17,14 @@ help:
 
 setup: $(STAMP)
 
+# pip compiles what it installs: every process of a run imports it.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "tutelage needs Python 3.11 or newer, but '$(PYTHON)' is" \
 	    "$$($(PYTHON) --version 2>&1): try 'make setup PYTHON=python3.12'" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { \
 	  echo "could not create .venv: on Debian and Ubuntu install python3-venv" >&2; exit 1; }
-	@echo "installing into .venv: a few minutes"  # compiled at once: every process of a run imports it
+	@echo "installing into .venv: a few minutes"
 	@DS_BUILD_OPS=0 $(BIN)/pip install -qq --disable-pip-version-check --no-input \
 	  --constraint constraints.txt --editable '.[dev]'
 	@touch $@

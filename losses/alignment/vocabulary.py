@@ -85,7 +85,7 @@ class Vocabulary:
     Args:
         token_bytes: indexed by token id.
         roles: special token id -> role (``start``, ``end``, ``pad``, ``unknown``,
-            ``end_of_turn`` or ``other``); a token that ends both texts and turns is the latter.
+            ``end_of_turn`` or ``other``); one that ends both texts and turns is ``end_of_turn``.
         added: ids of added tokens that are text.
     """
 

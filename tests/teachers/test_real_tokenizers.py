@@ -110,7 +110,8 @@ def check(tokenizer: Tokenizer, text: str, found: object) -> None:
 @pytest.mark.parametrize("name", REAL)
 def test_specials_are_parsed_only_when_asked(real, name):
     tokenizer = real(name)
-    special = next(i for i, role in tokenizer.vocabulary.roles.items() if role in ("end", "pad"))
+    ends = ("end", "end_of_turn", "pad")
+    special = next(i for i, role in tokenizer.vocabulary.roles.items() if role in ends)
     literal = tokenizer.fast.convert_ids_to_tokens(special)
     text = f"one{literal}two"
     plain, parsed = (tokenizer.encode_text([text], parse_special=p)[0] for p in (False, True))
