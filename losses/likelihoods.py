@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from losses.divergence import row_blocks
@@ -35,17 +35,28 @@ def token_likelihoods(
         teacher: the model's prediction of the document.
         border_ids: tokens whose joint probability is wanted after each token; None for none.
     """
+    ends = teacher.tokens.byte_ends.astype(np.int32)
+    if border_ids is None:
+        own = np.full(len(ends), np.nan, dtype=np.float32)
+        with torch.no_grad():
+            own[pack(teacher.scored)] = pack(teacher.logprob_of_scored().float())
+        return TokenLikelihoods(ends, own, np.full_like(own, np.nan))
+    return TokenLikelihoods(ends, *_with_borders(teacher, border_ids))
+
+
+def _with_borders(
+    teacher: Prediction, border_ids: Int64[np.ndarray, "border"]
+) -> tuple[Float32[np.ndarray, "token"], Float32[np.ndarray, "token"]]:
     scored = teacher.scored_positions
     rows = torch.unique(torch.cat([scored - 1, scored]))
     next_ids = torch.from_numpy(np.append(teacher.tokens.ids, 0)).to(teacher.device)[rows + 1]
-    borders = None if border_ids is None else torch.tensor(border_ids, device=teacher.device)
+    borders = torch.tensor(border_ids, device=teacher.device)
 
     def read(
         logprobs: Float[Tensor, "row vocab"], ids: Int64[Tensor, "row"]
     ) -> Float[Tensor, "row 2"]:
         own = gather(logprobs, ids)
-        after = own * torch.nan if borders is None else border_logprob(logprobs, borders)
-        return torch.stack([own, after], dim=-1)
+        return torch.stack([own, border_logprob(logprobs, borders)], dim=-1)
 
     with torch.no_grad():
         values = teacher.map_rows(read, rows, next_ids)
@@ -54,7 +65,7 @@ def token_likelihoods(
     unknown = ~pack(teacher.scored)
     own, after = np.roll(at_row[:, 0], 1), at_row[:, 1].copy()
     own[unknown] = after[unknown] = np.nan
-    return TokenLikelihoods(teacher.tokens.byte_ends.astype(np.int32), own, after)
+    return own, after
 
 
 def border_logprob(

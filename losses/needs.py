@@ -17,7 +17,8 @@ class Need(StrEnum):
     TOP_K = "top-k"
     """The k likeliest tokens of each row with their log-probabilities."""
     DISTRIBUTIONS = "full distributions"
-    """Whole rows, or sums over them: an entropy, another temperature, the mass of many tokens."""
+    """Whole rows, or sums over them: an entropy, another temperature, the mass of many tokens; or
+    another token's entry than the text's own."""
     HIDDEN_STATES = "hidden states"
     """Final-norm hidden states."""
     CONTINUATIONS = "other continuations"

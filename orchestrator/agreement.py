@@ -47,12 +47,17 @@ def compare(source: ModelSource, tokenizer: Tokenizer) -> Agreement:
     with explained(source.path):
         config = _text_config(source)
     agreement = compare_config(config, tokenizer)
+    agreement.warnings += template_doubts(tokenizer)
+    return agreement
+
+
+def template_doubts(tokenizer: Tokenizer) -> Iterator[str]:
+    """What is wrong with its chat template, which matters for chats only."""
     if (flaw := tokenizer.chat.flaw) is not None:
-        agreement.warnings.append(
+        yield (
             f"its chat template cannot be used ({flaw}), so chats will be refused; repair it, or "
             "set the key template: plain"
         )
-    return agreement
 
 
 def _text_config(source: ModelSource) -> Mapping[str, Any]:

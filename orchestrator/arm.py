@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -10,6 +10,8 @@ import psutil
 
 from losses.document import Document
 from orchestrator.actors import collect
+from orchestrator.ahead import Ahead
+from orchestrator.attendance import Attendance
 from orchestrator.checkpoint import Inputs, Position, Retention, Tally, require_space
 from orchestrator.checkpoint import save_checkpoint as write_checkpoint
 from orchestrator.checkpoint import save_model as write_model
@@ -17,10 +19,13 @@ from orchestrator.config import RunConfig
 from orchestrator.data import documents_of_step
 from orchestrator.errors import TrainingDiverged
 from orchestrator.interruption import StopRequest
-from orchestrator.metrics import MetricsWriter, gradient_shares, step_metrics
+from orchestrator.metrics import MetricsWriter, fault_metrics, gradient_shares, step_metrics
+from orchestrator.quarantine import Quarantine
 from orchestrator.renewal import Renewal
 from orchestrator.stream import Request, StepBatch, stream
+from orchestrator.student.arrival import Bad
 from orchestrator.student.trainer import StepReport
+from orchestrator.work import work_metrics
 from teachers.evaluation import DocumentScore, bits_per_byte
 
 Progress: TypeAlias = Callable[[int, dict[str, float]], None]
@@ -36,6 +41,8 @@ class Arm:
     names: tuple[str, ...]
     renewal: Renewal | None = None
     """How a teacher follows the student, if one does."""
+    attendance: Attendance = field(default_factory=Attendance)
+    """What becomes of a teacher that is lost."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Course:
     validation: Sequence[Document]
     stop: StopRequest
 
+    def quarantine(self, tally: Tally) -> Quarantine:
+        """Where documents go that a teacher fails on."""
+        share = self.config.faults.bad_documents
+        return Quarantine(self.folder, tally, len(self.train), share)
+
     def start(self) -> Position:
         """The position before the first step."""
         return Position(0, self.config.train.seed, self.inputs, Tally())
@@ -63,17 +75,21 @@ def train_arm(arm: Arm, course: Course, start: Position, progress: Progress) -> 
     Raises:
         Interrupted: a signal asked for it; the step in progress is done and saved.
         ResourcesError: the disk has no room for a checkpoint.
-        WorkerLost: a rank died or did not answer in time.
+        RankLost: a rank died.
+        WorkerLost: a rank did not answer in time, or a teacher is lost and may not be.
+        ValueError: a teacher failed on too many documents.
     """
     config, tally = course.config.train, start.tally
+    quarantine = course.quarantine(tally)
+    quarantine.begin()
     course.stop.check(f"nothing was trained since {_place(start.step)}")
     _require_space(arm, course, model_only=not config.save_steps)
     psutil.cpu_percent()  # the next call tells the mean since this one
     batches = batches_from(start.step, course.train, course.config)
     with MetricsWriter(course.folder, start.step) as metrics:
-        for request in stream(batches, arm.teachers, config.prefetch, arm.renewal):
+        for request in stream(batches, arm.teachers, _ahead(course.config), arm.renewal):
             began = time.perf_counter()
-            values = _train_step(arm, request, config.gradient_share_steps, config.timeout_s, tally)
+            values = _train_step(arm, request, course, quarantine)
             _count_time(tally, time.perf_counter() - began)
             step = request.batch.step
             if _every(config.logging_steps, step):
@@ -87,14 +103,45 @@ def train_arm(arm: Arm, course: Course, start: Position, progress: Progress) -> 
 
 
 def _train_step(
-    arm: Arm, request: Request, share_steps: int, timeout_s: float, tally: Tally
+    arm: Arm, request: Request, course: Course, quarantine: Quarantine
 ) -> dict[str, float]:
-    """One step, counted in the tally, as metrics."""
-    measured, began = _every(share_steps, request.batch.step), time.perf_counter()
-    report, waited = run_step(arm, request, measured, timeout_s)
+    """One step, counted in the quarantine's tally, as metrics."""
+    train, tally, began = course.config.train, quarantine.tally, time.perf_counter()
+    quarantine.add(request.batch.step, gather(arm, request, train.timeout_s))
+    measured = _every(train.gradient_share_steps, request.batch.step)
+    report, waited = run_step(arm, request, measured, train.timeout_s)
     tally.add(report.num_tokens, gradient_shares(report, arm.names), waited)
     tally.num_bytes += request.batch.num_scored_bytes
-    return step_metrics(report, arm.names, waited, time.perf_counter() - began)
+    values = step_metrics(report, arm.names, waited, time.perf_counter() - began)
+    return values | work_metrics(request.worked) | fault_metrics(tally)
+
+
+def gather(arm: Arm, request: Request, timeout_s: float) -> list[Bad]:
+    """Wait until every rank has the signals of a step; gives the documents that teachers fail on.
+
+    Raises:
+        WorkerLost: a rank is lost, or a teacher whose loss ends the run.
+    """
+    step, batch = request.batch.step, request.batch
+    # A rank itself waits up to timeout_s for each teacher, and names the one that is late.
+    limit = (1 + len(arm.teachers)) * timeout_s
+    while True:
+        pending = {
+            name: student.receive.remote(shard, references)
+            for (name, student), shard, references in zip(
+                arm.students.items(), batch.shards, request.references, strict=True
+            )
+        }
+        arrivals = collect(pending, limit, f"receiving the signals of step {step}").values()
+        missing = [arrival.missing for arrival in arrivals if arrival.missing is not None]
+        if not missing:
+            return [bad for arrival in arrivals for bad in arrival.bad]
+        arm.attendance.lose(missing[0], step)
+
+
+def _ahead(config: RunConfig) -> Ahead:
+    train = config.train
+    return Ahead(train.prefetch, train.prefetch_bytes, in_turns=config.resources.offload)
 
 
 def _count_time(tally: Tally, seconds: float) -> None:
@@ -119,7 +166,8 @@ def run_step(
 
     Raises:
         TrainingDiverged: the loss or the gradient is not finite; names the step.
-        WorkerLost: a rank died or did not answer in time.
+        RankLost: a rank died.
+        SilentRank: a rank did not answer in time.
     """
     batch = request.batch
     pending = {
@@ -130,14 +178,12 @@ def run_step(
             arm.students.items(), batch.shards, request.references, strict=True
         )
     }
-    # A rank itself waits up to timeout_s for each teacher, and names the one that is late.
-    limit = (1 + len(arm.teachers)) * timeout_s
     try:
-        answers = list(collect(pending, limit, f"training step {batch.step}").values())
+        answers = list(collect(pending, timeout_s, f"training step {batch.step}").values())
     except TrainingDiverged as error:
         raise TrainingDiverged(f"step {batch.step}: {error}") from error
     waits = [waited for _, waited in answers]
-    return answers[0][0], {name: max(w[name] for w in waits) for name in arm.teachers}
+    return answers[0][0], {name: max(w[name] for w in waits) for name in waits[0]}
 
 
 def evaluate_arm(

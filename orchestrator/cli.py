@@ -18,7 +18,10 @@ from orchestrator.ensemble_command import ensemble
 from orchestrator.evaluate_command import EvaluateCommand, evaluate
 from orchestrator.explained import explained, interruptible
 from orchestrator.hypernetwork.command import hypernet
+from orchestrator.methods_command import methods
+from orchestrator.planning.command import plan
 from orchestrator.printing import print_fields
+from orchestrator.signal_cache.command import capture
 
 EXIT_CODES_HELP = (
     "Exit codes: 2 the run file or its data is wrong, 3 resources are not available, "
@@ -198,6 +201,9 @@ def show(run_file: RunFile, overrides: Overrides = None) -> None:
 app.command(cls=EvaluateCommand)(evaluate)
 app.add_typer(hypernet)
 app.command()(ensemble)
+app.command()(capture)
+app.command()(methods)
+app.command()(plan)
 
 
 @app.command()
@@ -239,28 +245,6 @@ def transfer(
         written = write_zero_shot(config, target)
         report = asdict(written.report)
         print_fields({"folder": written.folder, **report, "num_bytes": written.num_bytes}, as_json)
-
-
-@app.command()
-def methods(as_json: AsJson = False) -> None:
-    """The distillation methods: options, source, unit, and bytes that a teacher sends."""
-    from orchestrator.config.messages import as_written
-    from orchestrator.config.method_table import method_table
-
-    table = [asdict(entry) for entry in method_table()]
-    if as_json:
-        typer.echo(json.dumps(table, indent=2, ensure_ascii=False))
-        return
-    for entry in table:
-        options = entry.pop("options")
-        print_fields(entry, as_json=False)
-        for option in options:
-            default = (
-                "required" if option["required"] else f"default {as_written(option['default'])}"
-            )
-            typer.echo(f"  {option['name']}: {option['type']}; {default}")
-            typer.echo(f"      {option['description']}")
-        typer.echo()
 
 
 @app.command()

@@ -38,7 +38,9 @@ class Machine:
 
 @contextmanager
 def running(config: RunConfig) -> Iterator[Machine]:
-    """Join the cluster at ``RAY_ADDRESS``, or run Ray here: on loopback, without dashboard.
+    """Join the cluster that is named, or run Ray here: on loopback, without dashboard.
+
+    ``resources.address`` names it, or else ``RAY_ADDRESS``.
 
     Workers run in a new empty folder: Ray puts the driver's folder first on their import path,
     and a user's own ``losses/`` there would shadow ours.
@@ -49,13 +51,14 @@ def running(config: RunConfig) -> Iterator[Machine]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would start workers ahead that no actor can use: each has an environment of its own.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    local = "RAY_ADDRESS" not in os.environ
+    address = config.resources.address
+    local = address is None and "RAY_ADDRESS" not in os.environ
     with tempfile.TemporaryDirectory(prefix="tutelage-") as empty:
         _start_ray(
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"working_dir": empty, "env_vars": WORKER_VARIABLES},
-            **(_local_options(config) if local else {}),
+            **(_local_options(config) if local else {"address": address}),
         )
         try:
             yield _machine(config, local=local)
@@ -99,12 +102,12 @@ def _machine(config: RunConfig, *, local: bool) -> Machine:
 
 def cpus_asked(config: RunConfig) -> float:
     """CPUs of all actors together."""
-    teachers = sum(teacher.resources.cpus for teacher in config.teacher_actors)
+    teachers = sum(t.resources.cpus * t.resources.replicas for t in config.teacher_actors)
     return float(teachers + config.student.num_ranks * config.student.resources.cpus)
 
 
 def fair_gpus(resources: Resources, device: str, config: RunConfig, machine: Machine) -> float:
-    """GPUs of one actor: as asked for, or a share of what there is (0 without a GPU).
+    """GPUs of one actor: as asked for, or a share of what is left (0 without a GPU).
 
     With at least one GPU for each actor everyone gets a whole one; on fewer they share.
 
@@ -118,7 +121,24 @@ def fair_gpus(resources: Resources, device: str, config: RunConfig, machine: Mac
         raise ResourcesError(
             "a GPU is asked for (resources.gpus or device: cuda), but Ray sees none"
         )
-    if asked is not None:
-        return float(asked)
-    num_actors = len(config.teacher_actors) + config.student.num_ranks
-    return min(1.0, int(100 * machine.num_gpus / num_actors) / 100)
+    return _share(config, machine) if asked is None else float(asked)
+
+
+def _share(config: RunConfig, machine: Machine) -> float:
+    """GPUs of each actor that leaves it open: a part of one GPU never spans two."""
+    student = config.student
+    actors = [(t.resources, t.device, t.resources.replicas) for t in config.teacher_actors]
+    actors.append((student.resources, student.device, student.num_ranks))
+    left = machine.num_gpus - sum(r.gpus * count for r, _, count in actors if r.gpus)
+    sharing = sum(count for r, device, count in actors if r.gpus is None and device != "cpu")
+    if left <= 0:
+        raise ResourcesError(
+            f"resources.gpus asks for all of the {machine.num_gpus:g} GPUs, and {sharing} "
+            "processes that do not say how many are left without; expected fractions, a number "
+            "for each, or device: cpu"
+        )
+    if left >= sharing:
+        return 1.0
+    if left < 1:
+        return int(100 * left / sharing) / 100
+    return int(100 / math.ceil(sharing / int(left))) / 100

@@ -20,13 +20,32 @@ class WorkerLost(RuntimeError):
     """A teacher or a student rank died or fell silent, and could not be replaced."""
 
 
+class TeacherLost(WorkerLost):
+    """A teacher is gone for good, or silent: ``faults.teacher_lost`` says what follows."""
+
+
+class SilentRank(WorkerLost):
+    """Student ranks did not answer in time; ``names`` are theirs."""
+
+    def __init__(self, message: str, names: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.names = names
+
+
+class RankLost(WorkerLost):
+    """A student rank died: the ranks may start again from the last checkpoint."""
+
+
 EXIT_CODES: dict[type[Exception], int] = {
     ValueError: 2,
     ResourcesError: 3,
     TrainingDiverged: 4,
     WorkerLost: 5,
+    ConnectionError: 5,
 }
-"""Exit code by error; subclasses count as their parent (``ConfigError`` is a ``ValueError``)."""
+"""Exit code by error; subclasses count as their parent (``ConfigError`` is a ``ValueError``).
+
+A ``ConnectionError`` is a teacher's server that cannot be reached."""
 
 OTHER_ERROR = 1
 """Exit code of every error that is not in the table."""

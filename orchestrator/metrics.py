@@ -10,6 +10,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 
 from orchestrator.atomic import atomic_write_text
+from orchestrator.checkpoint import Tally
 from orchestrator.student.trainer import StepReport
 
 METRICS = "metrics.jsonl"
@@ -105,6 +106,13 @@ def step_metrics(
     for name, share in gradient_shares(report, names).items():
         values["ce_gradient_share" if name == "ce" else f"teacher/{name}/gradient_share"] = share
     return values
+
+
+def fault_metrics(tally: Tally) -> dict[str, float]:
+    """What went wrong up to now, only where something did: dropped teachers, failed documents."""
+    dropped = {f"teacher/{name}/dropped": 1.0 for name in tally.dropped}
+    bad = {f"teacher/{n}/bad_documents": float(len(d)) for n, d in tally.bad_documents.items()}
+    return dropped | bad
 
 
 def gradient_shares(report: StepReport, names: tuple[str, ...]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import yaml
 
 from orchestrator.licences import UNKNOWN, Source, is_hub_id, model_source, text_source
 from orchestrator.provenance import Provenance, provenance
+from orchestrator.signal_cache.origin import model_of
 
 CARD = "README.md"
 
@@ -137,8 +138,10 @@ def _set_keys(
 
 def _teacher(teacher: Mapping[str, Any]) -> str:
     """A teacher's model, weight and methods."""
-    model = teacher.get("model")
+    model = model_of(teacher)
     where = _named(model) if model else "the student as it was at the start"
+    if teacher.get("path"):
+        where = f"signals of {_named(model)} kept on disk"
     methods = ", ".join(_method(method) for method in teacher.get("methods") or [])
     return f"{where}, weight {_value(teacher.get('weight', 1.0))}, by {methods}"
 
@@ -157,7 +160,7 @@ def _sources(recipe: Mapping[str, Any]) -> Iterator[Source]:
     if (tokenizer := student.get("tokenizer")) not in (None, "bytes", init):
         yield model_source("tokenizer", str(tokenizer))
     for teacher in recipe.get("teachers") or []:
-        if model := teacher.get("model"):
+        if model := model_of(teacher):
             role = f"teacher {teacher.get('name')}"
             yield model_source(role, model, teacher.get("revision"))
     data = recipe.get("data") or {}

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.assets import resolve
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, TeacherConfig
 from orchestrator.errors import ConfigError
-from orchestrator.sources import model_path
+from orchestrator.sources import is_sample, model_path
 from orchestrator.student.embeddings.options import BYTES
+from teachers.signal_cache.cache import MANIFEST
 
 ASSET = "asset:"
 
 TOKENIZER_PLACE = "student.tokenizer"
+
+PARITY = "model_parity"
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -99,9 +102,9 @@ def how_to_fetch(reference: Reference) -> str:
 def model_references(config: RunConfig) -> list[Reference]:
     """The student's model, then the teachers'."""
     teachers = [
-        Reference(teacher_place(config, index), teacher.model)
+        Reference(teacher_place(config, index, key), text)
         for index, teacher in enumerate(config.teachers)
-        if teacher.model is not None
+        for key, text in _named_by(teacher).items()
     ]
     own, given = Reference("student.init", config.student.init), config.student.tokenizer
     if not config.student.transfers or given in (None, BYTES):
@@ -109,10 +112,24 @@ def model_references(config: RunConfig) -> list[Reference]:
     return [own, Reference(TOKENIZER_PLACE, given), *teachers]
 
 
-def teacher_place(config: RunConfig, index: int, key: str = "model") -> str:
-    """YAML path of a teacher's key; the model of one of kind ``self`` is that of the student."""
-    if key == "model" and config.teachers[index].model is None:
+def _named_by(teacher: TeacherConfig) -> dict[str, str]:
+    """The teacher's keys that name a model, a tokenizer, a cache or a sample here."""
+    keys = ("model", "path", PARITY) if teacher.server is None else ("tokenizer", PARITY)
+    found = {key: getattr(teacher, key) for key in keys}
+    return {key: text for key, text in found.items() if text is not None}
+
+
+def teacher_place(config: RunConfig, index: int, key: str | None = None) -> str:
+    """YAML path of a teacher's key, by default of that which names its tokenizer.
+
+    The model of one of kind ``self`` is that of the student.
+    """
+    teacher = config.teachers[index]
+    if key is None and teacher.path is not None:
+        key = "path"
+    if key is None and teacher.model is None:
         return "student.init"
+    key = key or ("model" if teacher.server is None else "tokenizer")
     return f"teachers[{index}] ({config.teachers[index].name}).{key}"
 
 
@@ -141,6 +158,8 @@ def _located(reference: Reference) -> Path | None:
         return resolve(reference.text)
     if reference.place.startswith("data."):
         return Path(reference.text).absolute()
+    if _is_cache(reference) or (reference.place.endswith(PARITY) and is_sample(reference.text)):
+        return Path(reference.text).expanduser().absolute()
     folder = Path(model_path(reference.text))
     return folder if folder.is_absolute() else None
 
@@ -148,7 +167,11 @@ def _located(reference: Reference) -> Path | None:
 def _check_of(reference: Reference) -> Callable[[Path | None, str], Iterator[str]]:
     if reference.place.startswith("data."):
         return _data_problems
-    return _tokenizer_problems if reference.place == TOKENIZER_PLACE else _model_problems
+    if _is_cache(reference):
+        return _cache_problems
+    if reference.place.endswith(PARITY) and is_sample(reference.text):
+        return _sample_problems
+    return _tokenizer_problems if reference.place.endswith(".tokenizer") else _model_problems
 
 
 def _model_problems(folder: Path | None, text: str) -> Iterator[str]:
@@ -172,6 +195,23 @@ def _tokenizer_problems(folder: Path | None, text: str) -> Iterator[str]:
             f"{folder} holds no tokenizer; expected tokenizer.json beside the weights: save the "
             "model's own tokenizer into the folder"
         )
+
+
+def _is_cache(reference: Reference) -> bool:
+    return reference.place.endswith(".path")
+
+
+def _cache_problems(path: Path | None, text: str) -> Iterator[str]:
+    if path is None or not (path / MANIFEST).is_file():
+        yield (
+            f"{text} holds no {MANIFEST}; expected a folder that tutelage capture or the key "
+            "record wrote"
+        )
+
+
+def _sample_problems(path: Path | None, text: str) -> Iterator[str]:
+    if path is None or not path.is_file():
+        yield f"{text} does not exist ({path}); expected the file of a recorded sample"
 
 
 def _data_problems(path: Path | None, text: str) -> Iterator[str]:

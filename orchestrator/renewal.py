@@ -7,15 +7,19 @@ resumed run hears the same teacher.
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from orchestrator.actors import collect
+from orchestrator.attendance import Attendance
+from orchestrator.errors import TeacherLost
+from orchestrator.student.arrival import Missing
 from orchestrator.student.versions import Spoken
 from orchestrator.student.worker import TEACHER
+from teachers.snapshot import NAME
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Renewal:
         dtype: number format of its averaged weights.
         timeout_s: seconds in which all must have answered.
         renewed: called after each one, to send what hangs on the weights.
+        attendance: knows whether the teacher is dropped, and what to do when it is lost.
     """
 
     name: str
@@ -41,10 +46,11 @@ class Renewal:
     dtype: torch.dtype
     timeout_s: float
     renewed: Callable[[], None]
+    attendance: Attendance = field(default_factory=Attendance)
 
     def is_due(self, step: int) -> bool:
         """True if a new version speaks from this step on."""
-        return step % self.every == 0
+        return step % self.every == 0 and self.name not in self.attendance.dropped
 
     def begin(self, step: int, state: Path | None) -> None:
         """Give the teacher the version that speaks at the first step of this process.
@@ -74,11 +80,14 @@ class Renewal:
     def renew(self, step: int) -> None:
         """Write the mean as it is after ``step`` updates, and let the teacher speak from it."""
         self._ranks("save_version", step)
-        self._speak(step)
+        try:
+            self._speak(step)
+        except TeacherLost as error:
+            self.attendance.lose(Missing(self.name, str(error), died=True), step)
 
     def _spoken(self, step: int) -> Spoken:
         version = step // self.every
-        return Spoken(self.name, version, self.folder / f"version-{version}", self.dtype)
+        return Spoken(self.name, version, self.folder / f"{NAME}{version}", self.dtype)
 
     def _ranks(self, method: str, step: int) -> None:
         spoken = self._spoken(step)
@@ -86,10 +95,11 @@ class Renewal:
         collect(asked, self.timeout_s, f"writing version {spoken.version} of {self.name}")
 
     def _speak(self, step: int) -> None:
+        """A teacher that is started again in the middle of it takes the only version there is."""
         spoken = self._spoken(step)
-        asked = {self.name: self.teacher.renew.remote(spoken.folder, spoken.version)}
-        collect(asked, self.timeout_s, f"loading version {spoken.version}")
-        for old in self.folder.glob("version-*"):
+        for old in self.folder.glob(f"{NAME}*"):
             if old != spoken.folder:
                 shutil.rmtree(old)
+        asked = {self.name: self.teacher.renew.remote(spoken.folder, spoken.version)}
+        collect(asked, self.timeout_s, f"loading version {spoken.version}")
         self.renewed()

@@ -52,6 +52,7 @@ def _sentences(summary: Summary) -> Text:
         lines.append(
             f"Documents left out by the tokenizer that cannot read them: {summary.left_out}"
         )
+    lines += [f"{line}." for line in summary.plan]
     return Text("\n".join(lines))
 
 

@@ -4,26 +4,26 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tqdm.auto import tqdm
 
 from losses.document import Document
-from orchestrator import actors, cluster
+from orchestrator import cluster
 from orchestrator.arm import Arm, Course, Progress, evaluate_arm, save_final, train_arm
-from orchestrator.checkpoint import STATE, Inputs, describe_documents
-from orchestrator.cluster import Machine
-from orchestrator.config import CompareConfig, RunConfig, TeacherConfig, TrainConfig
+from orchestrator.checkpoint import Inputs, describe_documents
+from orchestrator.config import CompareConfig, RunConfig, TrainConfig
 from orchestrator.data import prepare
+from orchestrator.errors import RankLost
 from orchestrator.evaluation import by_data_set, lead
 from orchestrator.gates.arm import check_arm
-from orchestrator.interruption import StopRequest, stop_on_signals
-from orchestrator.outcome import Outcome, Scores, load_before, save_before, save_outcome
-from orchestrator.remembered import Memory
-from orchestrator.renewal import Renewal
+from orchestrator.interruption import stop_on_signals
+from orchestrator.outcome import Outcome, load_before, save_before, save_outcome
+from orchestrator.placement import placed
+from orchestrator.planning.actual import against_plan, measure
+from orchestrator.processes import Run, Teachers, started_arm, started_teachers
 from orchestrator.run_folder import (
     folder_to_resume,
     locked,
@@ -31,32 +31,12 @@ from orchestrator.run_folder import (
     renew_run_folder,
 )
 from orchestrator.setup import STUDENT, Setup, set_up
-from orchestrator.shared import TeacherInside
-from orchestrator.sources import teacher_source
-from orchestrator.specs import student_spec, teacher_specs
+from orchestrator.signal_cache.record import records_locked
 from orchestrator.starting_point import StartingPoint, check_resumable, starting_point
 from orchestrator.summary import BitsPerByte, Summary
 from teachers.evaluation import bits_per_byte
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all arms of a run share.
-
-    With ``memory`` no teacher is started: the arms train on what the teachers said once.
-    ``before`` are scores that are known already; None is measured by each arm.
-    """
-
-    setup: Setup
-    inputs: Inputs
-    validation: Sequence[Document]
-    machine: Machine
-    stop: StopRequest
-    memory: Memory | None = None
-    before: Scores | None = None
-    keep_models: bool = True
 
 
 def train(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -> Summary:
@@ -78,7 +58,7 @@ def train(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -
     setup = set_up(config)
     inputs, validation = inputs_of(setup), validation_documents(config, setup)
     folder = folder_to_resume(config) if resume else open_run_folder(config, overwrite=overwrite)
-    with locked(folder):
+    with locked(folder), records_locked(config):
         if resume:
             check_resumable(folder, config, inputs)
             renew_run_folder(folder, config)
@@ -89,6 +69,7 @@ def train(config: RunConfig, *, overwrite: bool = False, resume: bool = False) -
             if config.compare.ce_only is not None:
                 ce_only = run_arm(ce_only_config(config), run, folder / "ce_only", "ce_only")
         summary = summarize(config, setup, distilled, ce_only, time.perf_counter() - start)
+        summary = replace(summary, plan=against_plan(config, setup, folder, distilled.tally))
         summary.save(folder)
     return summary
 
@@ -115,97 +96,65 @@ def validation_documents(config: RunConfig, setup: Setup) -> Sequence[Document]:
 def run_arm(config: RunConfig, run: Run, folder: Path, name: str) -> Outcome:
     """Start the processes of one arm, score, train, score, save, stop them.
 
-    An arm that is finished is not run again; one that was interrupted goes on where it stood.
+    An arm that is finished is not run again; one that was interrupted goes on where it stood. If a
+    rank dies, the ranks start again, as often as ``faults.student_restarts`` says.
     """
     course = Course(config, folder, run.inputs, run.setup.train.documents, run.validation, run.stop)
     point = starting_point(course)
     if point.finished is not None:
         return point.finished
-    held_out, limit = run.setup.held_out.documents, config.train.timeout_s
-    with start_arm(config, run, folder, point) as arm:
-        if point.checkpoint is None:
-            check_arm(arm, run.setup.train.documents, config, folder)
-            known = run.before or evaluate_arm(arm, held_out, limit)
-            save_before(folder, {name: known[name] for name in (*arm.teachers, STUDENT)})
-        before = load_before(folder)
-        with progress_bar(name, config.train, point.position.step) as progress:
-            tally = train_arm(arm, course, point.position, progress)
-        if run.keep_models:
-            save_final(arm, course)
-        if run.memory is None:
-            actors.kill(arm.teachers[teacher.name] for teacher in config.teacher_actors)
-        after = evaluate_arm(replace(arm, teachers={}), held_out, limit)["student"]
-    student = before.pop("student")
-    outcome = Outcome(config.train.max_steps, run.inputs, student, after, before, tally)
+    with (
+        placed(config, run.machine, teachers=run.memory is None) as placement,
+        started_teachers(course, run, point, placement) as teachers,
+    ):
+        for attempt in attempts(config.faults.student_restarts, teachers):
+            with attempt:
+                if attempt.retry_state.attempt_number > 1:
+                    point = starting_point(course)
+                with started_arm(course, run, point, placement, teachers) as arm:
+                    outcome = finish(arm, course, run, point, teachers, name)
     save_outcome(folder, outcome)
     return outcome
 
 
-@contextmanager
-def start_arm(config: RunConfig, run: Run, folder: Path, point: StartingPoint) -> Iterator[Arm]:
-    """Teachers and student ranks of one arm; they are stopped at the end."""
-    machine = run.machine
-    vocabularies = {tokenizer.name: tokenizer.vocabulary for tokenizer in run.setup.tokenizers}
-    state = point.checkpoint / STATE if point.checkpoint else None
-    widths = {tokenizer.name: tokenizer.hidden_size for tokenizer in run.setup.tokenizers}
-    spec = student_spec(config, machine, vocabularies, run.setup.projections, widths)
-    student = replace(spec, resume_from=state)
-    live: dict[str, Any] = {}
-    loading: dict[str, Any] = {}
-    if run.memory is None:
-        live, loading = actors.start_teachers(teacher_specs(config, machine), config, machine)
-    students: dict[str, Any] = {}
-    try:
-        students, preparing = actors.start_students(student, config, machine, folder)
-        actors.collect(loading | preparing, config.train.timeout_s, "loading its model")
-        teachers = run.memory.teachers(config) if run.memory else everyone(config, live, students)
-        renewal = renewal_of(config, folder, teachers, students)
-        if renewal is not None:
-            renewal.begin(point.position.step, state)
-        _send_heads(config, teachers, students)
-        yield Arm(students, teachers, student.names, renewal)
-    finally:
-        actors.kill([*live.values(), *students.values()])
+def attempts(restarts: int, teachers: Teachers) -> Retrying:
+    """Tries of an arm: another one where a rank died while there are teachers to go on with."""
+
+    def again(error: BaseException) -> bool:
+        return isinstance(error, RankLost) and not teachers.stopped
+
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("%s; THE RANKS START AGAIN, the teachers stay", error)
+
+    return Retrying(
+        retry=retry_if_exception(again),
+        stop=stop_after_attempt(1 + restarts),
+        before_sleep=tell,
+        reraise=True,
+    )
 
 
-def everyone(config: RunConfig, live: dict[str, Any], students: dict[str, Any]) -> dict[str, Any]:
-    """The teachers in the run file's order: their actors, or what stands for the one inside."""
-    inside = TeacherInside.of(students)
-    return {t.name: live.get(t.name, inside) for t in config.teachers}
-
-
-def renewal_of(
-    config: RunConfig, folder: Path, teachers: dict[str, Any], students: dict[str, Any]
-) -> Renewal | None:
-    """How the teacher that follows the student is renewed; None if none does."""
-    for teacher in config.teachers:
-        if teacher.refresh is not None:
-            return Renewal(
-                teacher.name,
-                teachers[teacher.name],
-                students,
-                teacher.refresh.every,
-                folder.absolute() / "versions",
-                teacher_source(teacher, config.student).torch_dtype,
-                config.train.timeout_s,
-                partial(_send_head, teacher, config.train.timeout_s, teachers, students),
-            )
-    return None
-
-
-def _send_heads(config: RunConfig, teachers: dict[str, Any], students: dict[str, Any]) -> None:
-    for teacher in config.teachers:
-        _send_head(teacher, config.train.timeout_s, teachers, students)
-
-
-def _send_head(
-    teacher: TeacherConfig, timeout_s: float, teachers: dict[str, Any], students: dict[str, Any]
-) -> None:
-    """A head goes from its teacher to the ranks through the object store, once a version."""
-    if any(entry.method.needs_teacher_head for entry in teacher.methods):
-        head = teachers[teacher.name].head_weights.remote()
-        pending = {n: s.set_head.remote(teacher.name, head) for n, s in students.items()}
-        actors.collect(pending, timeout_s, f"receiving {teacher.name}'s head")
+def finish(
+    arm: Arm, course: Course, run: Run, point: StartingPoint, teachers: Teachers, name: str
+) -> Outcome:
+    """From the starting point to the scores after the last step; then no teacher is left."""
+    config, folder = course.config, course.folder
+    held_out, limit = run.setup.held_out.documents, config.train.timeout_s
+    if point.checkpoint is None:
+        check_arm(arm, run.setup.train.documents, config, folder)
+        known = run.before or evaluate_arm(arm, held_out, limit)
+        save_before(folder, {name: known[name] for name in (*arm.teachers, STUDENT)})
+    before = load_before(folder)
+    with progress_bar(name, config.train, point.position.step) as progress:
+        tally = train_arm(arm, course, point.position, progress)
+    if run.keep_models:
+        save_final(arm, course)
+    measure(arm.teachers, arm.students, limit).save(folder)
+    teachers.stop()
+    after = evaluate_arm(replace(arm, teachers={}), held_out, limit)["student"]
+    student = before.pop("student")
+    return Outcome(config.train.max_steps, run.inputs, student, after, before, tally)
 
 
 def ce_only_config(config: RunConfig) -> RunConfig:

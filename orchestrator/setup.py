@@ -1,9 +1,7 @@
 """What a run reads before any weight is loaded: tokenizers, documents, and whether they fit."""
 
-import gc
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -12,17 +10,19 @@ from losses.alignment.projection import Projection
 from losses.base import Pair
 from losses.document import Document
 from losses.ensembles import ensemble_of
-from orchestrator.agreement import compare
+from orchestrator.agreement import Agreement, compare, template_doubts
+from orchestrator.collection import without_collection
 from orchestrator.config import RunConfig
 from orchestrator.data import Prepared, load_documents, num_repeated, prepare
 from orchestrator.errors import ConfigError
+from orchestrator.identities import student_identity, teacher_identities
 from orchestrator.known_tokenizers import load_tokenizer
 from orchestrator.lora_check import check_lora
-from orchestrator.model_identity import model_identity
 from orchestrator.projections import needed_projections
 from orchestrator.references import TOKENIZER_PLACE, require_references, teacher_place
 from orchestrator.routing import Routing, check_routed
-from orchestrator.sources import student_source, teacher_source
+from orchestrator.signal_cache.check import cached_tokenizer, check_cached_text, check_caches
+from orchestrator.sources import student_source, tokenizer_source
 from orchestrator.student.embeddings.options import BYTES
 from orchestrator.student_tokenizer import student_tokenizer
 from teachers.source import ModelSource
@@ -72,6 +72,7 @@ def set_up(config: RunConfig, *, check: bool = True) -> Setup:
     train = prepared(config, "train", read_split(config, "train"), tokenizers)
     check_routed(train.documents, [teacher.name for teacher in config.teachers])
     held_out = prepared(config, "held_out", read_split(config, "held_out"), tokenizers)
+    check_cached_text(config, tokenizers[0], train.documents, held_out.documents)
     for warning in doubts_about(config, tokenizers[0], train, held_out):
         log.warning("%s", warning)
     return Setup(
@@ -80,13 +81,8 @@ def set_up(config: RunConfig, *, check: bool = True) -> Setup:
         held_out=held_out,
         validation=tuple(read_split(config, "validation")),
         projections=needed_projections(config, by_name[STUDENT], by_name),
-        models=_models(config),
+        models={STUDENT: student_identity(config)} | teacher_identities(config),
     )
-
-
-def _models(config: RunConfig) -> dict[str, str]:
-    teachers = {t.name: model_identity(teacher_source(t, config.student)) for t in config.teachers}
-    return {STUDENT: model_identity(student_source(config.student))} | teachers
 
 
 def load_tokenizers(
@@ -109,9 +105,13 @@ def load_tokenizers(
             found[STUDENT] = student_tokenizer(config.student, own, loader.warnings)
     for index, teacher in enumerate(config.teachers):
         place = teacher_place(config, index)
-        if place not in left_out:
-            source = teacher_source(teacher, config.student)
-            found[teacher.name] = loader.load(place, source, teacher.name, teacher.start_token)
+        if teacher.path is not None:
+            found[teacher.name] = cached_tokenizer(place, teacher)
+        elif place not in left_out:
+            source, start = tokenizer_source(teacher, config.student), teacher.start_token
+            found[teacher.name] = loader.load(
+                place, source, teacher.name, start, alone=teacher.server is not None
+            )
     return found, loader.warnings
 
 
@@ -123,20 +123,33 @@ class _Loader:
     loaded: dict[tuple[object, ...], Tokenizer] = field(default_factory=dict)
 
     def load(
-        self, place: str, source: ModelSource, name: str, start: str | None = None
+        self,
+        place: str,
+        source: ModelSource,
+        name: str,
+        start: str | None = None,
+        *,
+        alone: bool = False,
     ) -> Tokenizer:
-        key = (source.path, source.revision, source.trust_remote_code, source.template, start)
+        """The tokenizer; ``alone`` if no model's configuration is there to compare it with."""
+        files = (source.path, source.revision, source.trust_remote_code)
+        key = (*files, source.template, start, alone)
         if key not in self.loaded:
-            self.loaded[key] = self._load(place, source, name, start)
+            self.loaded[key] = self._load(place, source, name, start, alone=alone)
         tokenizer = copy(self.loaded[key])
         tokenizer.name = name
         return tokenizer
 
-    def _load(self, place: str, source: ModelSource, name: str, start: str | None) -> Tokenizer:
+    def _load(
+        self, place: str, source: ModelSource, name: str, start: str | None, *, alone: bool
+    ) -> Tokenizer:
         try:
-            with _without_collection():
+            with without_collection():
                 tokenizer = load_tokenizer(source, name, start)
-            agreement = compare(source, tokenizer)
+            if alone:
+                agreement = Agreement(warnings=list(template_doubts(tokenizer)))
+            else:
+                agreement = compare(source, tokenizer)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{place}: cannot load the tokenizer of {source.path}: {error}"
@@ -149,27 +162,13 @@ class _Loader:
         return tokenizer
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Garbage collection off: it takes a third of the time while a vocabulary's objects are made.
-
-    All of them stay, so there is nothing to collect.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def check_methods(config: RunConfig, tokenizers: Mapping[str, Tokenizer]) -> None:
     """Check each method on its pair of vocabularies, where both are there.
 
     Raises:
-        ConfigError: a method cannot work for its pair.
+        ConfigError: a method cannot work for its pair, or a cache has other signals.
     """
+    check_caches(config)
     for index, teacher in enumerate(config.teachers):
         if STUDENT in tokenizers and teacher.name in tokenizers:
             pair = _pair(tokenizers[STUDENT], tokenizers[teacher.name])

@@ -17,6 +17,7 @@ class TeacherInside:
     signals: Remote
     evaluate: Remote
     head_weights: Remote
+    worked: Remote
 
     @classmethod
     def of(cls, students: Mapping[str, Any]) -> "TeacherInside":
@@ -30,4 +31,5 @@ class TeacherInside:
             signals=Remote(lambda _: IN_THE_RANK),
             evaluate=Remote(evaluate),
             head_weights=Remote(lambda: next(iter(students.values())).shared_head.remote()),
+            worked=Remote(lambda: IN_THE_RANK),
         )

@@ -10,7 +10,7 @@ from losses.mixture.schedule import total_of
 from orchestrator.cluster import Machine, fair_gpus
 from orchestrator.config import RunConfig, StudentConfig, TeacherConfig
 from orchestrator.projections import reads_projection
-from orchestrator.sources import student_source, teacher_source
+from orchestrator.sources import speaking_source, student_source
 from orchestrator.student.adapters import LoraOptions
 from orchestrator.student.engine import EngineOptions
 from orchestrator.student.objective import Objective
@@ -29,15 +29,21 @@ def _teacher_spec(teacher: TeacherConfig, config: RunConfig, machine: Machine) -
     on_gpu = fair_gpus(teacher.resources, teacher.device, config, machine) > 0
     return TeacherSpec(
         name=teacher.name,
-        source=teacher_source(teacher, config.student),
+        source=speaking_source(teacher, config.student),
         methods=tuple(entry.method for entry in teacher.methods),
-        device="cuda" if on_gpu else "cpu",
+        device="cuda" if on_gpu and not config.resources.offload else "cpu",
         threads=teacher.threads or 1,
         token_budget=teacher.token_budget,
         start_token=teacher.start_token,
         asks=config.mixture.weights.asks,
         follows=teacher.refresh is not None,
+        patience_s=patience_of(config),
     )
+
+
+def patience_of(config: RunConfig) -> float:
+    """Seconds after which a process says where it hangs, before the driver gives it up."""
+    return 0.9 * config.train.timeout_s
 
 
 def student_spec(
@@ -67,7 +73,7 @@ def student_spec(
         keep=student.keep_layers,
         drop=student.drop_layers,
         device="cuda" if on_gpu else "cpu",
-        threads=student.threads or _fair_threads(config, machine),
+        threads=student_threads(config, machine),
         num_ranks=student.num_ranks,
         gradient_checkpointing=student.gradient_checkpointing,
         seed=train.seed,
@@ -80,6 +86,7 @@ def student_spec(
         terms=tuple(terms),
         ensemble=config.mixture.ensemble,
         timeout_s=train.timeout_s,
+        patience_s=patience_of(config),
         lora=_lora(student),
         new_tokenizer=new_tokenizer(student),
         shared=next(iter(shared), None),
@@ -147,7 +154,11 @@ def engine_options(config: RunConfig) -> EngineOptions:
     )
 
 
-def _fair_threads(config: RunConfig, machine: Machine) -> int:
-    """The cores that the teachers leave, shared by the ranks; spinning threads cost a factor 5."""
+def student_threads(config: RunConfig, machine: Machine) -> int:
+    """Those of each rank: as asked for, or a fair share of the cores that the teachers leave.
+
+    Spinning threads cost a factor 5.
+    """
     taken = sum(teacher.threads or 1 for teacher in config.teacher_actors)
-    return max(1, (machine.num_cpus - taken) // config.student.num_ranks)
+    fair = max(1, (machine.num_cpus - taken) // config.student.num_ranks)
+    return config.student.threads or fair

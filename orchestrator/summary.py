@@ -1,7 +1,7 @@
 """What a run found, as it stands in ``summary.json``."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ class Summary:
     ``gradient_share`` holds each teacher's (and ``ce``'s) mean part of the last layer's gradient
     norm; ``waited_s`` the seconds the student waited for each teacher; ``seconds`` the whole run
     by the wall clock and ``training_s`` each arm's steps; ``tokens_per_s`` student tokens and
-    ``cpu_percent`` the load of this machine's cores while the distilled arm trained.
+    ``cpu_percent`` the load of this machine's cores while the distilled arm trained. ``plan`` are
+    sentences that lay what was planned beside what the distilled arm took.
     """
 
     bits_per_byte: BitsPerByte
@@ -45,6 +46,7 @@ class Summary:
     held_out_bytes: int
     left_out: dict[str, int]
     checkpoint: str
+    plan: list[str] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write ``summary.json`` into the run folder."""

@@ -16,6 +16,7 @@ from orchestrator.setup import (
     prepared,
     read_split,
 )
+from orchestrator.signal_cache.check import check_cached_text, describe_caches
 from teachers.sealing import unsealed
 from teachers.tokenizer import Tokenizer
 
@@ -47,7 +48,9 @@ def validate(config: RunConfig, *, strict: bool = False) -> Iterator[str]:
         check_lora(config)
     for tokenizer in tokenizers.values():
         yield _describe_tokenizer(tokenizer)
+    yield from describe_caches(config)
     splits = {split: _read(config, split, tokenizers, left_out) for split in SPLITS}
+    _check_cached(config, tokenizers, splits)
     doubts = _doubts(config, tokenizers, splits)
     refuse(doubts if strict else [])
     for warning in doubts:
@@ -67,6 +70,17 @@ def _read(
     if not documents or STUDENT not in tokenizers:
         return len(documents)
     return prepared(config, split, documents, list(tokenizers.values()))
+
+
+def _check_cached(
+    config: RunConfig,
+    tokenizers: Mapping[str, Tokenizer],
+    splits: Mapping[Split, Prepared | int],
+) -> None:
+    train, held_out = splits["train"], splits["held_out"]
+    if isinstance(train, Prepared) and isinstance(held_out, Prepared):
+        student = tokenizers[STUDENT]
+        check_cached_text(config, student, train.documents, held_out.documents)
 
 
 def _doubts(

@@ -1,7 +1,8 @@
 """The thin Ray shell around a teacher."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -9,12 +10,19 @@ import torch
 from losses.base import Method
 from losses.document import Document
 from losses.mixture import Metric
-from teachers.backends.transformers import LanguageModel
 from teachers.evaluation import DocumentScore
-from teachers.snapshot import SnapshotTeacher
+from teachers.kinds import build_teacher
+from teachers.process_log import ProcessLog
+from teachers.process_memory import Peak, ProcessMemory
+from teachers.signal_cache.recording import SignalWriter, live_teacher
+from teachers.snapshot import SnapshotTeacher, newest_version
 from teachers.source import ModelSource
+from teachers.speaker import Speaker
+from teachers.stopwatch import Stopwatch, Worked
 from teachers.teacher import DocumentSignals, HeadWeights, Teacher
-from teachers.tokenizer import Tokenizer
+from teachers.teacher_source import TeacherSource
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class TeacherSpec:
     """All that an actor needs to build its teacher."""
 
     name: str
-    source: ModelSource
+    source: TeacherSource
     methods: tuple[Method, ...]
     device: str = "cpu"
     threads: int = 1
@@ -31,22 +39,47 @@ class TeacherSpec:
     asks: Metric | None = None
     follows: bool = False
     """True if its weights are renewed in versions."""
+    record: SignalWriter | None = None
+    """What writes its answers down."""
+    versions: Path | None = None
+    """Where the versions of one that follows the student lie."""
+    log: Path | None = None
+    """The file of its process's log."""
+    patience_s: float = 600.0
+    """Seconds after which a call that still runs writes its stacks into the log."""
 
-    def build(self) -> Teacher:
-        """Load tokenizer and weights."""
-        tokenizer = Tokenizer.load(self.source, self.name, self.start_token)
-        model = LanguageModel.load(self.source, tokenizer, self.device)
-        kind = SnapshotTeacher if self.follows else Teacher
-        return kind(model, self.methods, self.token_budget, self.asks)
+    @property
+    def model_source(self) -> ModelSource:
+        """Where its weights come from.
+
+        Raises:
+            TypeError: it has none on this machine.
+        """
+        if not isinstance(self.source, ModelSource):
+            kind = type(self.source).__name__
+            raise TypeError(f"teacher {self.name} has a {kind}; expected a ModelSource")
+        return self.source
+
+    def build(self) -> Speaker:
+        """See ``build_teacher``."""
+        return build_teacher(self)
 
 
 class TeacherActor:
-    """What Ray starts: one teacher, methods called by name, nothing decided here."""
+    """What Ray starts, also again after it died: one teacher, methods called by name."""
 
-    def build(self, spec: TeacherSpec) -> None:
-        """Load the teacher."""
+    def __init__(self, spec: TeacherSpec) -> None:
+        self.memory = ProcessMemory()
+        self.log = ProcessLog(spec.log, spec.patience_s)
         torch.set_num_threads(spec.threads)
         self.spec, self.teacher = spec, spec.build()
+        if spec.versions is not None and (found := newest_version(spec.versions)):
+            self.renew(*found)
+        self.watch = Stopwatch()
+        log.info("teacher %s is ready", spec.name)
+
+    def ready(self) -> None:
+        """Answers once the teacher is loaded."""
 
     def renew(self, folder: Path, version: int) -> None:
         """See ``SnapshotTeacher.renew``.
@@ -56,11 +89,12 @@ class TeacherActor:
         """
         if not isinstance(self.teacher, SnapshotTeacher):
             raise TypeError(f"teacher {self.spec.name} is frozen; expected TeacherSpec.follows")
-        self.teacher.renew(folder, version, self.spec.source)
+        self.teacher.renew(folder, version, self.spec.model_source)
 
     def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         """See ``Teacher.signals``."""
-        return self.teacher.signals(documents)
+        with self.watch.busy(), self.log.stacks_if_late():
+            return self.teacher.signals(documents)
 
     def signals_of_parts(
         self, documents: Sequence[Document], parts: Sequence[Sequence[int]]
@@ -73,8 +107,26 @@ class TeacherActor:
 
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """See ``Teacher.evaluate``."""
-        return self.teacher.evaluate(documents)
+        with self.watch.busy(), self.log.stacks_if_late():
+            return self.teacher.evaluate(documents)
+
+    def enter(self, device: str, left: None = None) -> None:
+        """Move the weights, if it has any, onto the device, which whoever had it has left."""
+        if isinstance(teacher := live_teacher(self.teacher), Teacher):
+            teacher.move_to(device)
+
+    def leave(self) -> None:
+        """Move them into main memory."""
+        self.enter("cpu")
+
+    def worked(self) -> Worked:
+        """How long it worked and waited since it was last asked this, and what it warns of."""
+        return replace(self.watch.take(), warnings=self.log.take_warnings())
 
     def head_weights(self) -> HeadWeights:
         """See ``Teacher.head_weights``."""
         return self.teacher.head_weights()
+
+    def peak_memory(self) -> Peak:
+        """The most memory that this process took."""
+        return self.memory.peak()

@@ -34,8 +34,8 @@ def score(
     scores: dict[int, DocumentScore] = {}
     for batch in model.batches(lengths, token_budget):
         predictions = model.predictions([documents[i] for i in batch])
-        for index, prediction in zip(batch, predictions, strict=True):
-            scores[index] = document_score(prediction)
+        for index in batch:  # each with its table of log-probabilities: free it before the next
+            scores[index] = document_score(predictions.pop(0))
     return [scores[index] for index in range(len(documents))]
 
 

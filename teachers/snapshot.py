@@ -22,6 +22,21 @@ class Version(Signal):
     number: int
 
 
+NAME = "version-"
+"""What the folder of a version is called, before its number."""
+
+
+def newest_version(folder: Path) -> tuple[Path, int] | None:
+    """The newest version's folder and number; None if there is none.
+
+    Args:
+        folder: holds one folder a version.
+    """
+    found = [path for path in folder.glob(f"{NAME}*") if path.name.removeprefix(NAME).isdecimal()]
+    numbers = {int(path.name.removeprefix(NAME)): path for path in found}
+    return (numbers[max(numbers)], max(numbers)) if numbers else None
+
+
 class SnapshotTeacher(Teacher):
     """A teacher whose weights are renewed in versions; before the first it says nothing."""
 

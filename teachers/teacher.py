@@ -1,5 +1,7 @@
 """A frozen model that turns documents into signals; knows nothing of Ray or of the student."""
 
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,11 +12,16 @@ from jaxtyping import Shaped
 
 from losses.base import Method
 from losses.document import Document
-from losses.mixture import Absent, Metric, TeacherScore
+from losses.mixture import Metric, TeacherScore, Unusable
 from losses.prediction import Head, Prediction
 from losses.signals import Signal, pack, unpack
 from teachers.backends.transformers import LanguageModel
 from teachers.evaluation import DocumentScore, score, teacher_score
+from teachers.routed import absent_row, routed_signals, signals_by_part
+from teachers.soundness import flaw_of_signals, flaw_of_states
+from teachers.token_budget import TokenBudget
+
+log = logging.getLogger(__name__)
 
 DocumentSignals: TypeAlias = tuple[Signal, ...]
 """One document's signals, one for each of the teacher's methods, in their order; then the teacher's
@@ -49,7 +56,7 @@ class Teacher:
     Args:
         model: the frozen model.
         methods: what to compute from each prediction.
-        token_budget: padded tokens of one forward pass.
+        token_budget: padded tokens of one forward pass; fewer once memory did not suffice.
         asks: what the mixture judges teachers by; None sends no score.
     """
 
@@ -61,7 +68,7 @@ class Teacher:
         asks: Metric | None = None,
     ) -> None:
         self.methods = tuple(methods)
-        self.token_budget = token_budget
+        self.budget = TokenBudget(token_budget)
         self.asks = asks
         self.freeze(model)
 
@@ -71,55 +78,72 @@ class Teacher:
         model.model.requires_grad_(requires_grad=False)
         model.model.eval()
 
+    def move_to(self, device: str) -> None:
+        """Speak from there; what is left free on the old device others may take."""
+        self.model.model.to(torch.device(device))  # type: ignore[arg-type]
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
     @torch.inference_mode()
     def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         """Each document's signals, in the order of the documents.
 
-        A document that does not go to this teacher is not read: its signals are ``Absent``.
+        A document that does not go to this teacher is not read: its signals are ``Absent``. One
+        whose hidden states or signals are not finite gets ``Unusable`` ones.
 
         Raises:
-            ValueError: the model's output for a document is not finite.
+            MemoryError: a single document does not fit into memory.
         """
-        name = self.model.tokenizer.name
-        own = [document for document in documents if document.goes_to(name)]
-        found = iter(self._signals(own))
-        return [next(found) if document.goes_to(name) else self._absent for document in documents]
+        absent = absent_row(len(self.methods), self.asks)
+        return routed_signals(self.model.tokenizer.name, documents, absent, self._signals)
 
     def _signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
-        lengths = [len(tokens) for tokens in self.model.encode(documents)]
-        found: dict[int, DocumentSignals] = {}
-        asks = any(method.needs_continuations for method in self.methods)
-        for batch in self.model.batches(lengths, self.token_budget):
-            read = [documents[i] for i in batch]
-            predictions = self.model.predictions(read, continuations=asks)
-            for index, prediction in zip(batch, predictions, strict=True):
-                found[index] = self._document_signals(documents[index], prediction)
-        return [found[index] for index in range(len(documents))]
+        return self.budget.over(self.model, documents, self._read)
 
-    @property
-    def _absent(self) -> DocumentSignals:
-        score = () if self.asks is None else (TeacherScore(0.0, 0, 0),)
-        return (Absent(),) * len(self.methods) + score
+    def _read(self, documents: Sequence[Document]) -> list[DocumentSignals]:
+        """What one forward pass says; a document that fails beside others is read alone again.
+
+        Packed ones see each other's zeros, and zero times what is not finite is not finite.
+        """
+        asks = any(method.needs_continuations for method in self.methods)
+        predictions = self.model.predictions(documents, continuations=asks)
+        # each prediction holds a table of log-probabilities: free it before the next is made
+        rows = [self._document_signals(document, predictions.pop(0)) for document in documents]
+        if len(documents) > 1:
+            for place, row in enumerate(rows):
+                if any(isinstance(signal, Unusable) for signal in row):
+                    [rows[place]] = self._read([documents[place]])
+        return rows
 
     def signals_of_parts(
         self, documents: Sequence[Document], parts: Sequence[Sequence[int]]
     ) -> list[DocumentSignals]:
         """Each document's signals, once for each part: the places of the methods it is made of."""
-        rows = self.signals(documents)
-        return [tuple(row[place] for place in part) for row in rows for part in parts]
+        return signals_by_part(self.signals(documents), parts)
 
     def _document_signals(self, document: Document, prediction: Prediction) -> DocumentSignals:
-        if not torch.isfinite(prediction.hidden).all():
-            raise ValueError(
-                f"teacher {self.model.tokenizer.name}: the hidden states of document "
-                f"{document.name} are not finite; try dtype float32 or leave the document out"
-            )
-        signals = tuple(method.signal(prediction, document) for method in self.methods)
-        return signals if self.asks is None else (*signals, teacher_score(prediction, self.asks))
+        flaw = flaw_of_states(prediction)
+        if flaw is None:
+            signals = tuple(method.signal(prediction, document) for method in self.methods)
+            flaw = flaw_of_signals(signals, prediction)
+            if flaw is None:
+                if self.asks is None:
+                    return signals
+                return (*signals, teacher_score(prediction, self.asks))
+        name = self.model.tokenizer.name
+        log.info("teacher %s: document %s says nothing: %s", name, document.name, flaw)
+        return self._unusable(flaw)
+
+    def _unusable(self, reason: str) -> DocumentSignals:
+        score = () if self.asks is None else (TeacherScore(0.0, 0, 0),)
+        return (Unusable(reason),) * len(self.methods) + score
 
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """How well the teacher itself predicts each document."""
-        return score(self.model, documents, self.token_budget)
+        return self.budget.over(self.model, documents, self._scores)
+
+    def _scores(self, documents: Sequence[Document]) -> list[DocumentScore]:
+        return score(self.model, documents, sys.maxsize)
 
     def head_weights(self) -> HeadWeights:
         """The head as arrays; padded rows cut."""

@@ -6,6 +6,7 @@ tests out to others reads this file too.
 """
 
 import gc
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,6 +140,16 @@ def language_model(tokenizers: dict[str, "Tokenizer"]) -> Callable[..., "Languag
         return LanguageModel.wrap(model, read)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def scripted_server() -> Any:
+    """The class of ``tests/scripted_server.py``, which is no package that can be imported."""
+    path = Path(__file__).with_name("scripted_server.py")
+    spec = importlib.util.spec_from_file_location("scripted_server", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ScriptedServer
 
 
 @pytest.fixture(scope="session")

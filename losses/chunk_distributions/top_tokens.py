@@ -12,8 +12,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from losses.divergence import row_blocks
+from losses.needs import Need
 from losses.prediction import Prediction, RowFunction, gather
 from losses.signals import TopProbabilities, TopTokens, pack
+from losses.told import Listed, ToldPrediction, refuse
 
 Precision: TypeAlias = Literal["float16", "bfloat16", "float32"]
 SORT_BY_NUMPY = 256
@@ -32,7 +34,14 @@ def top_tokens(
         precision: of the listed log-probabilities; the realised one and the tail are float32.
         after: read the row that follows each scored token in place of the row that predicts it
             (GOLD's "observed" merging); ``logprob`` is then that of the same token once more.
+
+    Raises:
+        ValueError: the prediction was told, and not all that is asked for.
     """
+    if isinstance(teacher, ToldPrediction):
+        if after or temperature != 1:
+            refuse(Need.DISTRIBUTIONS)
+        return _signal(teacher, teacher.listed(k), precision)
     signal, _ = top_tokens_and(
         teacher, k, _nothing, temperature=temperature, precision=precision, after=after
     )
@@ -71,17 +80,21 @@ def top_tokens_and(
     with torch.no_grad():
         listed = teacher.map_rows(read, scored if after else scored - 1, own_ids)
     own, tail, others, ids, more = listed.split([1, 1, k, k, listed.shape[-1] - 2 - 2 * k], dim=-1)
+    rows = Listed(own_ids, own.squeeze(-1), ids.long(), others, tail.squeeze(-1))
+    return _signal(teacher, rows, precision), more
+
+
+def _signal(teacher: Prediction, rows: Listed, precision: Precision) -> TopTokens:
     logprob = np.full(len(teacher.tokens), np.nan, dtype=np.float32)
-    logprob[pack(scored)] = pack(own.squeeze(-1).float())
-    signal = TopTokens(
+    logprob[pack(teacher.scored_positions)] = pack(rows.logprob.float())
+    return TopTokens(
         byte_ends=teacher.tokens.byte_ends.astype(np.int32),
         logprob=logprob,
-        others=pack(others.to(getattr(torch, precision))),
-        tail=pack(tail.squeeze(-1).float()),
-        realised=pack(own_ids.to(torch.int32)),
-        ids=pack(ids.to(torch.int32)),
+        others=pack(rows.others.to(getattr(torch, precision))),
+        tail=pack(rows.tail.float()),
+        realised=pack(rows.realised.to(torch.int32)),
+        ids=pack(rows.ids.to(torch.int32)),
     )
-    return signal, more
 
 
 def without_ids(signal: TopTokens) -> TopProbabilities:

@@ -91,7 +91,7 @@ class Gold(Method):
 
     @property
     def needs_distributions(self) -> bool:
-        return self.teacher_temperature != 1
+        return self.teacher_temperature != 1 or self.merge == "observed"
 
     @property
     def tells_likelihoods(self) -> bool:

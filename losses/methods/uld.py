@@ -58,7 +58,7 @@ class Uld(Method):
 
     @property
     def needs_distributions(self) -> bool:
-        return self.teacher_temperature != 1
+        return self.teacher_temperature != 1 or self.merge == "observed"
 
     @property
     def tells_likelihoods(self) -> bool:

@@ -11,7 +11,8 @@ from losses.mixture.observing import Dynamic, GradMag
 from losses.mixture.schedule import Schedule, Total
 from losses.mixture.scheme import Constant, Scheme
 from losses.mixture.shares import Confidence, Select, TeacherCe, TeacherEntropy
-from losses.mixture.teacher_score import Absent, Metric, TeacherScore
+from losses.mixture.silent import handed_on
+from losses.mixture.teacher_score import Absent, Metric, TeacherScore, Unusable
 
 SCHEMES: Mapping[str, type[Scheme]] = MappingProxyType(
     {
@@ -41,4 +42,6 @@ __all__ = [
     "TeacherEntropy",
     "TeacherScore",
     "Total",
+    "Unusable",
+    "handed_on",
 ]

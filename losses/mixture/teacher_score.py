@@ -40,3 +40,14 @@ class TeacherScore(Signal):
 @dataclass(frozen=True)
 class Absent(Signal):
     """Stands for a signal of a teacher that the document does not go to: no loss, no unit."""
+
+
+@dataclass(frozen=True)
+class Unusable(Absent):
+    """Stands for a signal that the teacher could not give because it was no number.
+
+    Args:
+        reason: what was not finite.
+    """
+
+    reason: str

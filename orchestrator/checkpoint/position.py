@@ -24,7 +24,9 @@ class Tally:
 
     ``shares`` are sums over the ``num_shares`` steps where they were measured; ``cpu_seconds``
     is CPU percent times seconds; ``waited`` the seconds waited for each teacher. ``num_bytes``
-    are those that count; 0 is not known, for what an older release trained.
+    are those that count; 0 is not known, for what an older release trained. ``dropped`` has the
+    step from which the run goes on without a teacher, ``bad_documents`` the names of those on which
+    a teacher failed.
     """
 
     seconds: float = 0.0
@@ -34,6 +36,8 @@ class Tally:
     shares: dict[str, float] = field(default_factory=dict)
     waited: dict[str, float] = field(default_factory=dict)
     num_bytes: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    bad_documents: dict[str, list[str]] = field(default_factory=dict)
 
     def add(
         self, num_tokens: int, shares: Mapping[str, float], waited: Mapping[str, float]

@@ -7,11 +7,12 @@ from orchestrator.config.experiment import (
     ExperimentConfig,
     load_experiment,
 )
+from orchestrator.config.faults import FaultsConfig
 from orchestrator.config.load import load_run, parse_run, to_yaml
 from orchestrator.config.method import MethodConfig
 from orchestrator.config.mixture import MixtureConfig, RoutingConfig
+from orchestrator.config.resources import ClusterConfig, Resources, TeacherResources
 from orchestrator.config.run import RunConfig
-from orchestrator.config.section import Resources
 from orchestrator.config.student import StudentConfig
 from orchestrator.config.teacher import TeacherConfig
 from orchestrator.config.training import (
@@ -26,9 +27,11 @@ __all__ = [
     "ArmTeacherConfig",
     "CeOnlyConfig",
     "ChecksConfig",
+    "ClusterConfig",
     "CompareConfig",
     "DataConfig",
     "ExperimentConfig",
+    "FaultsConfig",
     "MethodConfig",
     "MixtureConfig",
     "Resources",
@@ -36,6 +39,7 @@ __all__ = [
     "RunConfig",
     "StudentConfig",
     "TeacherConfig",
+    "TeacherResources",
     "TrainConfig",
     "load_experiment",
     "load_run",

@@ -16,8 +16,11 @@ from pydantic import (
 
 from orchestrator.config.checks import ChecksConfig
 from orchestrator.config.deepspeed import OWNED_KEYS, check_deepspeed, read_deepspeed, zero_stage
+from orchestrator.config.faults import FaultsConfig, faults_problems
 from orchestrator.config.mixture import MixtureConfig, mixture_problems
+from orchestrator.config.offload import offload_problems
 from orchestrator.config.problems import Problem, raise_if_any
+from orchestrator.config.resources import ClusterConfig
 from orchestrator.config.section import (
     Expected,
     Items,
@@ -27,6 +30,7 @@ from orchestrator.config.section import (
     refuse_non_finite,
 )
 from orchestrator.config.self_teacher import self_problems
+from orchestrator.config.server import entropy_problems
 from orchestrator.config.stages import stages_problems
 from orchestrator.config.student import StudentConfig
 from orchestrator.config.targets import targets_problems
@@ -61,6 +65,10 @@ class RunConfig(Section):
     """What the distilled student is compared with."""
     checks: ChecksConfig = ChecksConfig()
     """What must hold on the loaded models before the first step."""
+    faults: FaultsConfig = FaultsConfig()
+    """What happens when a process dies, hangs, or says what is no number."""
+    resources: ClusterConfig = ClusterConfig()
+    """Where all of it runs; this machine by default. docs/cluster.md explains it."""
     deepspeed: DeepSpeedOptions = Field(default_factory=dict)
     """DeepSpeed's own options, inline or as the path of a JSON file; passed through as they are,
     only unknown keys and those that this file owns are refused."""
@@ -90,10 +98,18 @@ class RunConfig(Section):
         names = [teacher.name for teacher in self.teachers]
         mixture = mixture_problems(self.mixture, names, self.deepspeed)
         targets = targets_problems(self.mixture, self.teachers)
-        modules = whole_modules_problems(self.mixture, self.teachers, self.deepspeed)
+        modules = [
+            *whole_modules_problems(self.mixture, self.teachers, self.deepspeed, self.faults),
+            *faults_problems(self.faults, self.mixture, self.teachers),
+        ]
         own = self_problems(self.student, self.teachers, self.mixture, self.deepspeed)
+        kinds = [teacher.kind for teacher in self.teachers]
+        served = entropy_problems(self.mixture.weights.asks, kinds)
         train = [*_stages(self), *_best(self), *_shares(self)]
-        raise_if_any([*problems, *mixture, *targets, *modules, *own, *train])
+        train += offload_problems(
+            self.resources, self.student, self.teachers, self.train, self.deepspeed
+        )
+        raise_if_any([*problems, *mixture, *targets, *modules, *own, *served, *train])
         return self
 
 

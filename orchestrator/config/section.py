@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import MinLen
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Strict
 
 T = TypeVar("T")
 
@@ -38,23 +38,6 @@ class Section(BaseModel):
         strict=True,
         use_attribute_docstrings=True,
     )
-
-
-def unreleased(value: object, *, only: tuple[str, ...]) -> str:
-    """Say that a value is designed but not built yet."""
-    expected = " or ".join(f'"{name}"' for name in only)
-    return f'"{value}" is not in this release; expected {expected}'
-
-
-def not_in_this_release(*planned: str, only: tuple[str, ...]) -> BeforeValidator:
-    """Refuse values that are designed but not built yet, by name."""
-
-    def check(value: object) -> object:
-        if value in planned:
-            raise ValueError(unreleased(value, only=only))
-        return value
-
-    return BeforeValidator(check)
 
 
 def refuse_keys(refused: Mapping[str, str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -91,14 +74,18 @@ def refuse_non_finite(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
+DEVICE_MAP = "device_map"
+
 OWNED_MODEL_OPTIONS = {
     "dtype": "use the key dtype beside model_options",
     "torch_dtype": "use the key dtype beside model_options",
-    "device_map": "use the key device beside model_options",
+    DEVICE_MAP: "use the key device beside model_options",
     "revision": "use the key revision beside model_options",
     "trust_remote_code": "use the key trust_remote_code of a teacher; a student has none",
     "token": "secrets stay out of run files: set HF_TOKEN in the environment",
     "use_auth_token": "secrets stay out of run files: set HF_TOKEN in the environment",
+    "tp_plan": "tensors are split among processes, but a model here has one: see docs/cluster.md",
+    "tp_size": "tensors are split among processes, but a model here has one: see docs/cluster.md",
 }
 
 Items = Annotated[tuple[T, ...], Strict(False)]
@@ -112,34 +99,13 @@ ModelOptions = Annotated[
     AfterValidator(refuse_non_finite),
 ]
 
+TeacherOptions = Annotated[
+    dict[str, Any],
+    AfterValidator(refuse_keys({k: v for k, v in OWNED_MODEL_OPTIONS.items() if k != DEVICE_MAP})),
+    AfterValidator(refuse_non_finite),
+]
+"""A teacher's; its model may lie on several GPUs."""
+
 Device = Literal["auto", "cpu", "cuda"]
 
 Dtype = Literal["float32", "bfloat16"]
-
-
-class Resources(Section):
-    """What Ray sets aside for one process."""
-
-    gpus: float | None = Field(None, ge=0, le=1)
-    """GPUs of the process, 0 to 1; a fraction shares one GPU. null is a fair share: one GPU each,
-    a fraction of one where there are more processes than GPUs, 0 without CUDA."""
-    cpus: float = Field(1.0, ge=0)
-    """CPUs that Ray reserves for the process; it says nothing about threads."""
-
-
-def check_device(device: Device, resources: Resources) -> None:
-    """Refuse a device that contradicts the GPUs asked for.
-
-    Raises:
-        ValueError: a CPU process with GPUs, or a CUDA process without.
-    """
-    if device == "cpu" and resources.gpus:
-        raise ValueError(
-            f"device is cpu but resources.gpus is {resources.gpus:g}; expected resources.gpus "
-            "null or 0, or another device"
-        )
-    if device == "cuda" and resources.gpus == 0:
-        raise ValueError(
-            "device is cuda but resources.gpus is 0; expected resources.gpus null or above 0, "
-            "or another device"
-        )

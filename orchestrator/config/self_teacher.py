@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.config.deepspeed import zero_stage
 from orchestrator.config.mixture import MixtureConfig
 from orchestrator.config.problems import Problem
-from orchestrator.config.section import Resources
+from orchestrator.config.resources import TeacherResources
 from orchestrator.config.student import StudentConfig
 from orchestrator.config.teacher import TeacherConfig
 
@@ -45,7 +45,7 @@ def _sharing(teacher: TeacherConfig, student: StudentConfig) -> Iterator[str]:
     for key in ("dtype", "packing", "model_options"):
         if getattr(teacher, key) != getattr(student, key):
             yield f"true shares the student's weights; expected {key} as in student.{key}"
-    if teacher.device != "auto" or teacher.threads or teacher.resources != Resources():
+    if teacher.device != "auto" or teacher.threads or teacher.resources != TeacherResources():
         yield (
             "true lets the teacher run in the student's process; leave its device, threads and "
             "resources out"

@@ -3,10 +3,11 @@
 from typing import Annotated, Literal
 
 from annotated_types import MinLen
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from orchestrator.config.embeddings import EmbeddingsConfig
 from orchestrator.config.lora import LoraConfig
+from orchestrator.config.resources import Resources, check_device, check_rank, without_replicas
 from orchestrator.config.section import (
     Device,
     Dtype,
@@ -14,9 +15,7 @@ from orchestrator.config.section import (
     Items,
     ModelOptions,
     ModelSource,
-    Resources,
     Section,
-    check_device,
 )
 from orchestrator.student.embeddings.options import BYTES
 
@@ -57,7 +56,7 @@ class StudentConfig(Section):
     """Compute activations again in the backward pass: less memory, more time."""
     packing: bool = False
     """Several documents share a row of a batch, without seeing each other: less padding."""
-    resources: Resources = Resources()
+    resources: Annotated[Resources, BeforeValidator(without_replicas)] = Resources()
     """What Ray sets aside for each rank."""
     model_options: Annotated[ModelOptions, Expected("a mapping")] = Field(default_factory=dict)
     """Passed to ``from_pretrained`` as it is, such as ``attn_implementation``."""
@@ -89,4 +88,5 @@ class StudentConfig(Section):
         if self.transfers:
             self.embeddings.options.check_bytes(self.tokenizer == BYTES)
         check_device(self.device, self.resources)
+        check_rank(self.resources)
         return self

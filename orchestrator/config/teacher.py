@@ -2,30 +2,29 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from orchestrator.config.kind_keys import kind_problems
 from orchestrator.config.method import MethodConfig
 from orchestrator.config.mixture import Weight
-from orchestrator.config.problems import Problem, raise_if_any
+from orchestrator.config.problems import raise_if_any
 from orchestrator.config.projection import ProjectionConfig
 from orchestrator.config.refresh import RefreshConfig
+from orchestrator.config.resources import TeacherResources, check_device, device_map_problems
 from orchestrator.config.section import (
     Device,
     Dtype,
     Expected,
     Items,
-    ModelOptions,
     ModelSource,
-    Resources,
     Section,
-    check_device,
-    not_in_this_release,
+    TeacherOptions,
 )
-from orchestrator.config.teacher_kind import BUILT, PLANNED, unserved
+from orchestrator.config.server import ServerConfig
+from orchestrator.config.teacher_kind import unserved
 
 NAME_RULE = 'letters, digits, _ and -, and not "ce" or "student"'
 
@@ -41,12 +40,32 @@ class TeacherConfig(Section):
 
     name: Annotated[str, AfterValidator(_check_name), Expected(NAME_RULE)]
     """What the teacher is called in overrides, metrics and tables."""
-    kind: Annotated[Literal["hf", "self"], not_in_this_release(*PLANNED, only=BUILT)] = "hf"
+    kind: Literal["hf", "self", "openai", "cache"] = "hf"
     """Where the teacher comes from: hf is a transformers model on this cluster, self the student's
-    own ``init`` with its original tokenizer and all of its layers."""
+    own ``init`` with its original tokenizer and all of its layers, openai a model behind a server
+    that tells the log-probabilities of a prompt, cache a folder of signals."""
     model: ModelSource | None = None
     """The frozen model: a folder, a hub id or asset:NAME. Required, but for kind self, which has
-    none: its model is ``student.init``."""
+    none: its model is ``student.init``. With kind openai the name that the server knows it by;
+    with kind cache it may be left out, or is the model whose signals the folder must hold."""
+    server: ServerConfig | None = None
+    """Only with kind openai: where the server is and how it is asked. docs/servers.md."""
+    tokenizer: ModelSource | None = None
+    """Only with kind openai: the tokenizer of the served model, a folder, a hub id or asset:NAME;
+    the server gets token ids, never text."""
+    model_parity: ModelSource | None = None
+    """Only with kinds openai and cache: the same weights (a folder, a hub id or asset:NAME), or for
+    a server a recorded sample of what they say (a .safetensors file). What the teacher says of a
+    few documents is compared with it before step 0."""
+    path: str | None = None
+    """Only with kind cache: the folder of signals that tutelage capture or ``record`` wrote.
+    docs/signal_cache.md explains it."""
+    parity_tolerance: float | None = Field(None, gt=0)
+    """Only with kind cache and ``model_parity``: largest difference, relative for numbers above 1;
+    null is 1e-4 in float32 and 0.05 in bfloat16."""
+    record: str | None = None
+    """Not with kind cache: a folder into which the run writes what the teacher says as it goes;
+    after one epoch it is a cache."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; null is the hub's default branch."""
     share_weights: bool = False
@@ -73,9 +92,9 @@ class TeacherConfig(Section):
     """How chats are written; null is the tokenizer's own template, or plain if it has none."""
     packing: bool = False
     """Several documents share a row of a batch, without seeing each other: less padding."""
-    resources: Resources = Resources()
+    resources: TeacherResources = TeacherResources()
     """What Ray sets aside for the teacher."""
-    model_options: Annotated[ModelOptions, Expected("a mapping")] = Field(default_factory=dict)
+    model_options: Annotated[TeacherOptions, Expected("a mapping")] = Field(default_factory=dict)
     """Passed to ``from_pretrained`` as it is, such as ``attn_implementation``."""
     projection: ProjectionConfig = ProjectionConfig()
     """How W is built for the methods that read it."""
@@ -85,9 +104,13 @@ class TeacherConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _kind_serves(cls, entry: Any) -> Any:
-        if isinstance(entry, dict):
-            raise_if_any(unserved(entry))
-        return entry
+        if not isinstance(entry, dict):
+            return entry
+        raise_if_any(unserved(entry))
+        runs_here = entry.get("kind") not in ("openai", "cache")
+        if runs_here or entry.get("device", "auto") != "auto":
+            return entry
+        return {**entry, "device": "cpu"}
 
     @field_validator("methods")
     @classmethod
@@ -98,7 +121,7 @@ class TeacherConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TeacherConfig":
-        raise_if_any(self._kind_problems())
+        raise_if_any(kind_problems(self))
         if self.trust_remote_code and self.revision is None:
             raise ValueError(
                 "trust_remote_code is true without a revision; expected the commit of the code "
@@ -109,26 +132,8 @@ class TeacherConfig(Section):
         if self.projection != ProjectionConfig() and not reads:
             raise ValueError("projection has no effect: none of the methods reads W; leave it out")
         check_device(self.device, self.resources)
+        raise_if_any(device_map_problems(self.resources, self.model_options))
         return self
-
-    def _kind_problems(self) -> Iterator[Problem]:
-        """Keys that this kind of teacher lacks or does not take."""
-        if self.kind == "hf":
-            if self.model is None:
-                yield Problem(("model",), "missing; expected a folder, a hub id or asset:NAME")
-            for key in ("share_weights", "refresh"):
-                if getattr(self, key):
-                    yield Problem((key,), "only a teacher of kind self takes it; leave it out")
-            return
-        for key in ("model", "revision", "trust_remote_code"):
-            if getattr(self, key):
-                yield Problem(
-                    (key,), "a teacher of kind self is the student's own init; leave it out"
-                )
-        if self.share_weights and self.refresh is not None:
-            yield Problem(
-                ("share_weights",), "the shared teacher never changes; leave it or refresh out"
-            )
 
 
 def repeated_names(names: list[str]) -> str:

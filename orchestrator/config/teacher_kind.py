@@ -10,31 +10,22 @@ from losses.base import Method
 from losses.needs import SERVES, Need, listed
 from orchestrator.config.method import MethodConfig
 from orchestrator.config.problems import Problem
-from orchestrator.config.section import unreleased
 
-BUILT = ("hf", "self")
-PLANNED = tuple(kind for kind in SERVES if kind not in BUILT)
+BUILT = ("hf", "self", "openai", "cache")
 
 
 def unserved(entry: Mapping[str, Any]) -> Iterator[Problem]:
     """Methods of a teacher's entry, as it is written, that its kind cannot serve.
 
-    Entries that are wrong otherwise are left to their own checks. Beside what is found here stands
-    that the kind is not built yet.
+    Entries that are wrong otherwise are left to their own checks.
     """
     kind = entry.get("kind", BUILT[0])
-    if not isinstance(kind, str) or kind not in PLANNED:
+    if not isinstance(kind, str) or kind not in SERVES:
         return
-    problems = list(_unserved_methods(kind, entry.get("methods")))
-    if problems:
-        yield Problem(("kind",), unreleased(kind, only=BUILT))
-    yield from problems
-
-
-def _unserved_methods(kind: str, entries: object) -> Iterator[Problem]:
-    for place, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+    entries = entry.get("methods")
+    for place, written in enumerate(entries if isinstance(entries, list | tuple) else ()):
         try:
-            config = MethodConfig.model_validate(entry)
+            config = MethodConfig.model_validate(written)
         except ValidationError:
             continue
         if lacking := config.method.needs - SERVES[kind]:

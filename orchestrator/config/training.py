@@ -85,6 +85,9 @@ class TrainConfig(Section):
     """Score ``data.validation`` at each checkpoint and never delete the best one."""
     prefetch: int = Field(2, ge=1)
     """Steps that the teachers may work ahead of the student."""
+    prefetch_bytes: int | None = Field(None, ge=1)
+    """Bytes of signals that may wait beyond those of the student's next step; null leaves it to
+    ``prefetch`` alone. What is not there yet counts as the largest step so far."""
     timeout_s: float = Field(600.0, gt=0, le=1_000_000)
     """Seconds of silence after which a teacher or a rank counts as lost."""
     learning_rates_tried: Items[LearningRate] = ()

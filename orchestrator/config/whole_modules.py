@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.config.deepspeed import zero_stage
+from orchestrator.config.faults import FaultsConfig
 from orchestrator.config.mixture import MixtureConfig, scheme_name
 from orchestrator.config.problems import Problem
 from orchestrator.config.teacher import TeacherConfig
 
 
 def whole_modules_problems(
-    mixture: MixtureConfig, teachers: Sequence[TeacherConfig], deepspeed: Mapping[str, Any]
+    mixture: MixtureConfig,
+    teachers: Sequence[TeacherConfig],
+    deepspeed: Mapping[str, Any],
+    faults: FaultsConfig,
 ) -> Iterator[Problem]:
     """Methods that train parameters where some documents do not go to their teacher."""
-    cause = _keeps_documents_away(mixture)
+    cause = _keeps_documents_away(mixture, faults)
     if cause is None or zero_stage(deepspeed) != 3:
         return
     for index, teacher in enumerate(teachers):
@@ -30,7 +34,9 @@ def whole_modules_problems(
                 )
 
 
-def _keeps_documents_away(mixture: MixtureConfig) -> str | None:
+def _keeps_documents_away(mixture: MixtureConfig, faults: FaultsConfig) -> str | None:
     if mixture.routing is not None:
         return "mixture.routing"
+    if faults.teacher_lost == "drop":
+        return "faults.teacher_lost: drop"
     return "mixture.weights: select" if scheme_name(mixture.weights) == "select" else None

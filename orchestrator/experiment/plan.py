@@ -137,6 +137,11 @@ def _check_mixtures(experiment: ExperimentConfig, configs: Sequence[RunConfig]) 
                 f"{where}: share_weights and refresh are not in experiments yet, since arms share "
                 "what teachers say; leave them out, or compare separate runs"
             )
+        if any(t.record for t in config.teachers):
+            raise ConfigError(
+                f"{where}: record is not in experiments, since an arm's methods are only some of "
+                "those that the teachers are asked for; leave it out, and use tutelage capture"
+            )
         if mixture.routing is not None:
             raise ConfigError(
                 f"{where}: mixture.routing is not in experiments yet, since all arms read the same "

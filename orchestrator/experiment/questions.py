@@ -16,9 +16,10 @@ from orchestrator.config import RunConfig
 from orchestrator.data import documents_of_step
 from orchestrator.experiment.folder import known_scores
 from orchestrator.experiment.plan import Trial, parts_of
-from orchestrator.gates.arm import FIRST, spread
+from orchestrator.gates.chosen import FIRST, spread
 from orchestrator.interruption import StopRequest
 from orchestrator.outcome import Scores, save_before
+from orchestrator.placement import placed
 from orchestrator.remembered import Memory, Part, ask, groups_of, methods_of_parts
 from orchestrator.setup import STUDENT, Setup
 from orchestrator.specs import student_spec, teacher_specs
@@ -34,18 +35,19 @@ def scores_before(config: RunConfig, setup: Setup, folder: Path, machine: Machin
     asked = config.model_copy(update={"teachers": wanted})
     specs = [replace(spec, methods=()) for spec in teacher_specs(asked, machine)]
     limit, documents = config.train.timeout_s, setup.held_out.documents
-    scoring, loading = actors.start_teachers(specs, asked, machine)
-    try:
-        if STUDENT not in known:
-            bare = config.model_copy(update={"teachers": ()})
-            spec = student_spec(bare, machine, {})
-            students, preparing = actors.start_students(spec, bare, machine, folder)
-            scoring, loading = scoring | students, loading | preparing
-        actors.collect(loading, limit, "loading its model")
-        pending = {name: actor.evaluate.remote(documents) for name, actor in scoring.items()}
-        found = actors.collect(pending, limit, "scoring documents")
-    finally:
-        actors.kill(scoring.values())
+    with placed(asked, machine, students=STUDENT not in known) as placement:
+        scoring, loading = actors.start_teachers(specs, asked, placement)
+        try:
+            if STUDENT not in known:
+                bare = config.model_copy(update={"teachers": ()})
+                spec = student_spec(bare, machine, {})
+                students, preparing = actors.start_students(spec, bare, placement, folder)
+                scoring, loading = scoring | students, loading | preparing
+            actors.collect(loading, limit, "loading its model")
+            pending = {name: actor.evaluate.remote(documents) for name, actor in scoring.items()}
+            found = actors.collect(pending, limit, "scoring documents")
+        finally:
+            actors.kill(scoring.values())
     known |= {name.split("/")[0]: scores for name, scores in found.items()}
     save_before(folder, known)
     return known
@@ -78,16 +80,17 @@ def remember(
         for spec in teacher_specs(asked, machine)
     ]
     limit = config.train.timeout_s
-    teachers, loading = actors.start_teachers(specs, asked, machine)
-    try:
-        actors.collect(loading, limit, "loading its model")
-        groups = groups_of(documents_read(trials, documents))
-        memory = ask(teachers, parts, groups)
-        for group in tqdm(memory.answered, desc="asking the teachers", dynamic_ncols=True):
-            actors.collect(group, limit, "answering")
-            stop.check("no arm was begun; go on with --resume")
-    finally:
-        actors.kill(teachers.values())
+    with placed(asked, machine, students=False) as placement:
+        teachers, loading = actors.start_teachers(specs, asked, placement)
+        try:
+            actors.collect(loading, limit, "loading its model")
+            groups = groups_of(documents_read(trials, documents))
+            memory = ask(teachers, parts, groups)
+            for group in tqdm(memory.answered, desc="asking the teachers", dynamic_ncols=True):
+                actors.collect(group, limit, "answering")
+                stop.check("no arm was begun; go on with --resume")
+        finally:
+            actors.kill(teachers.values())
     return memory
 
 

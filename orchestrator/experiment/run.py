@@ -42,6 +42,11 @@ class Course:
         """
         trials = plan(experiment)
         config = with_all_teachers(trials)
+        if config.resources.offload:
+            raise ConfigError(
+                "resources.offload: an experiment asks its teachers before it trains, so they "
+                "never share a GPU with the student; expected false"
+            )
         setup = set_up(config, check=False)
         one_each = {trial.arm: trial for trial in trials}
         arms = {name: _arm_setup(trial, setup) for name, trial in one_each.items()}

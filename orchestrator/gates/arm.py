@@ -14,12 +14,10 @@ from orchestrator.atomic import atomic_write_text
 from orchestrator.config import RunConfig
 from orchestrator.config.checks import ChecksConfig
 from orchestrator.errors import ConfigError
+from orchestrator.gates.chosen import FIRST, spread
 from orchestrator.gates.verdict import Gates, Verdict
 
 log = logging.getLogger(__name__)
-
-FIRST = 64
-"""The documents are chosen among so many, the first ones."""
 
 
 def check_arm(arm: Arm, documents: Sequence[Document], config: RunConfig, folder: Path) -> None:
@@ -54,16 +52,6 @@ def gates_of(checks: ChecksConfig) -> Gates:
         min_coverage=checks.min_coverage if checks.coverage else None,
         tolerance=checks.tolerance,
     )
-
-
-def spread(documents: Sequence[Document], count: int) -> list[Document]:
-    """So many documents, evenly from the shortest to the longest, so that padding occurs."""
-    by_length = sorted(documents, key=lambda document: len(document.content))
-    count = min(count, len(by_length))
-    if count < 2:
-        return by_length[-1:] * count
-    last = len(by_length) - 1
-    return [by_length[round(place * last / (count - 1))] for place in range(count)]
 
 
 def report(

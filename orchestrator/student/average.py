@@ -41,6 +41,10 @@ class RunningAverage:
         for mean, master in zip(self._means, self._masters, strict=True):
             mean.lerp_(master.detach(), 1.0 - self._decay)
 
+    def move_to(self, device: str) -> None:
+        """Keep the means there; the masters are moved by whoever owns them."""
+        self._means = [mean.to(device) for mean in self._means]
+
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The mean stands in the masters' place; what is set there stays in the mean."""

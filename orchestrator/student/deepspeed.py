@@ -19,6 +19,7 @@ from orchestrator.student.adamw import AdamWState, WholeState
 from orchestrator.student.average import RunningAverage
 from orchestrator.student.engine import EngineOptions, Update
 from orchestrator.student.module import DistillModule, Example, Probe
+from orchestrator.student.moving import move_partitions, move_whole
 from orchestrator.student.partitions import PartitionedState
 from orchestrator.student.schedule import resume_schedule
 from orchestrator.student.stages import StagedParameters, rest_of
@@ -47,7 +48,7 @@ class DeepSpeedEngine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.module = module
-        optimizer = torch.optim.AdamW(
+        optimizer = self._optimizer = torch.optim.AdamW(
             parameter_groups(module, options.weight_decay, staged=bool(options.stages)),
             lr=options.learning_rate,
             betas=options.betas,
@@ -123,6 +124,17 @@ class DeepSpeedEngine:
         """Begin a step: its stage says what moves; what it frees has never moved."""
         if names := self._stages.enter(step):
             self.state.forget(names)
+
+    def move_to(self, device: str) -> None:
+        """See the protocol."""
+        if self.module.student.device.type == device:
+            return
+        if self._engine.zero_optimization():
+            move_partitions(self._engine, self.module, device)
+        else:
+            move_whole(self.module, self._optimizer, device)
+        if self.average is not None:
+            self.average.move_to(device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The student's weights; under ZeRO-3 gathered from all ranks, so all must call."""

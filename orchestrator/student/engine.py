@@ -81,5 +81,8 @@ class StudentEngine(Protocol):
     def state_dict(self) -> dict[str, Tensor]:
         """The student model's full weights on the CPU (complete on rank 0)."""
 
+    def move_to(self, device: str) -> None:
+        """Move all of it to ``cuda`` or ``cpu``, between two steps; only without ZeRO-3."""
+
     def resume_at(self, step: int) -> None:
         """Put the learning-rate schedule and counters where they are after ``step`` updates."""

@@ -53,8 +53,8 @@ class SharedTeacher:
     def __init__(self, spec: TeacherSpec, model: PreTrainedModel, rows: OriginalRows) -> None:
         self.name = spec.name
         self._model, self._rows = model, rows
-        tokenizer = Tokenizer.load(spec.source, spec.name, spec.start_token)
-        view = LanguageModel(model, tokenizer, rows.head, packing=spec.source.packing)
+        tokenizer = Tokenizer.load(spec.model_source, spec.name, spec.start_token)
+        view = LanguageModel(model, tokenizer, rows.head, packing=spec.model_source.packing)
         with _left_as_it_was(model):
             self._teacher = Teacher(view, spec.methods, spec.token_budget, spec.asks)
 

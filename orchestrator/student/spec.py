@@ -51,6 +51,9 @@ class StudentSpec:
     ensemble: Mean | None = None
     """How the terms' targets become one; None combines losses."""
     timeout_s: float = 600.0
+    """Seconds in which a teacher's signals must be there."""
+    patience_s: float = 600.0
+    """Seconds after which a step that still runs writes its stacks into the log."""
     token_budget: int = 2048
     resume_from: Path | None = None
     """The state folder of the checkpoint to continue from; None starts from ``source``."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,6 +116,19 @@ class StudentTrainer:
         said = self._said(documents, signals)
         examples = [self._ready(example) for example in said]
         return check(self.engine.module, examples, self.micro_batch, gates, said)
+
+    def leave_out(self, teachers: Collection[str]) -> dict[str, tuple[float, float]]:
+        """Go on without these teachers: the others take over the weights of their terms.
+
+        Gives each term's weight at this step, as it was and as it is.
+        """
+        before = self.mixing.weights(self.objective)
+        terms = enumerate(self.engine.module.terms, start=1)
+        silent = {i for i, term in terms if all(m.teacher in teachers for m in term.members)}
+        self.objective = replace(self.objective, silent=frozenset(silent))
+        now = self.mixing.weights(self.objective)
+        pairs = zip(before, now, strict=True)
+        return dict(zip(self._names, pairs, strict=True))
 
     def evaluate(self, documents: Sequence[Document]) -> list[DocumentScore]:
         """The student's own score of each document."""

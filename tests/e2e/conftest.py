@@ -20,6 +20,9 @@ sys.stdin.read()
 """
 """Ray lives as long as this process, and this process as long as we do."""
 
+SERVER_KEY = "a-key-that-nobody-may-see"
+"""Actors find it where Ray was started, under its own name."""
+
 KEPT_STEPS = 12
 """The smoke run keeps a checkpoint of so many steps."""
 
@@ -88,6 +91,7 @@ def program() -> Program:
 def ray_address() -> Iterator[str]:
     """Where one Ray answers that all runs may join; starting it anew takes ten seconds each."""
     options = {"RAY_prestart_worker_first_driver": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    options |= {"SERVER_KEY": SERVER_KEY}
     with subprocess.Popen(
         [sys.executable, "-c", HOLD_RAY],
         stdin=subprocess.PIPE,
@@ -98,6 +102,11 @@ def ray_address() -> Iterator[str]:
         address = holder.stdout.readline().strip()
         assert address, "Ray did not start"
         yield address
+
+
+@pytest.fixture
+def server_key() -> str:
+    return SERVER_KEY
 
 
 @pytest.fixture(scope="module")

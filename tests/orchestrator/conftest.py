@@ -21,6 +21,7 @@ from orchestrator.student.adamw import WholeState
 from orchestrator.student.average import RunningAverage
 from orchestrator.student.deepspeed import parameter_groups
 from orchestrator.student.engine import EngineOptions, Update
+from orchestrator.student.moving import move_whole
 from orchestrator.student.module import DistillModule, Example, Probe, Term
 from orchestrator.student.schedule import resume_schedule
 from orchestrator.student.stages import StagedParameters
@@ -145,6 +146,9 @@ class TorchEngine:
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         return values.clone()
+
+    def move_to(self, device: str) -> None:
+        move_whole(self.module, self._optimizer, device)
 
     def resume_at(self, step: int) -> None:
         resume_schedule(self._schedule, step)

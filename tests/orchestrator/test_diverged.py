@@ -72,7 +72,7 @@ def test_the_driver_names_the_step(monkeypatch: pytest.MonkeyPatch):
     step = SimpleNamespace(remote=lambda *_, **__: "pending")
     arm = Arm({"student/0": SimpleNamespace(step=step)}, {}, ("ce",))
     batch = StepBatch.of(7, [text_document("a:1", "text")], 1)
-    request = Request(batch, ({},))
+    request = Request(batch, ({},), {})
     with pytest.raises(TrainingDiverged) as caught:
         run_step(arm, request, measure_shares=False, timeout_s=1.0)
     assert str(caught.value) == (

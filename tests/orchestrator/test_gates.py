@@ -17,7 +17,8 @@ from losses.methods.kl import Kl
 from losses.signals import TokenLikelihoods
 from orchestrator.config.checks import ChecksConfig
 from orchestrator.errors import ConfigError
-from orchestrator.gates.arm import gates_of, report, spread
+from orchestrator.gates.arm import gates_of, report
+from orchestrator.gates.chosen import spread
 from orchestrator.gates.student import check
 from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.student.module import DistillModule, Example

@@ -4,7 +4,7 @@ Actors are plain objects that answer at once, the engine is plain torch.
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from losses.mixture import Absent
 from orchestrator.arm import Arm, Course, train_arm
 from orchestrator.checkpoint import STATE, Inputs
 from orchestrator.config import parse_run
+from orchestrator.errors import TeacherLost
 from orchestrator.interruption import StopRequest
 from orchestrator.renewal import Renewal
 from orchestrator.specs import engine_options
@@ -75,7 +76,7 @@ class Lab:
     distillation: Any
     source: Path
     die: int | None = None
-    actor: TeacherActor = field(default_factory=TeacherActor)
+    actor: TeacherActor | None = None
 
     @property
     def config(self) -> Any:
@@ -130,8 +131,7 @@ class Lab:
         documents = self.distillation.documents[:4]
         course = Course(self.config, folder, Inputs({}), documents, (), StopRequest())
         point = starting_point(course)
-        rank, self.actor = self.rank(point), TeacherActor()
-        self.actor.build(self.spec)
+        rank, self.actor = self.rank(point), TeacherActor(self.spec)
 
         def renewed() -> None:
             rank.set_head("own", self.actor.head_weights())
@@ -157,6 +157,7 @@ def lab(distillation, tmp_path, monkeypatch) -> Lab:
     for module in (orchestrator.arm, orchestrator.renewal):
         at_once = lambda references, timeout_s, doing: dict(references)  # noqa: E731
         monkeypatch.setattr(module, "collect", at_once)
+    monkeypatch.setattr(orchestrator.arm, "work_metrics", lambda answers: {})
     base = distillation()
     student = base.build_student()
     student.model.save_pretrained(tmp_path / "init")
@@ -210,6 +211,32 @@ def test_killed_and_resumed(lab, tmp_path, step):
         assert torch.equal(value, theirs[name]), name
 
 
+def test_one_that_is_lost_when_it_is_renewed(lab, tmp_path, monkeypatch):
+    """The rule decides; a dropped one is never renewed again."""
+    asked: list[int] = []
+    dropped: dict[str, int] = {}
+
+    class Attendance(orchestrator.renewal.Attendance):
+        def lose(self, missing, step):
+            assert (missing.teacher, missing.died) == ("own", True)
+            self.dropped[missing.teacher] = step
+
+    def speak(renewal, step):
+        asked.append(step)
+        if step == EVERY:
+            raise TeacherLost("own died while loading version 1")
+
+    monkeypatch.setattr(Renewal, "_speak", speak)
+    values = ("own", None, {}, EVERY, tmp_path, torch.float32, 1.0, lambda: None)
+    renewal = Renewal(*values, Attendance(dropped=dropped))
+    renewal.renew(EVERY)
+    assert (asked, dropped) == ([EVERY], {"own": EVERY})
+    assert not renewal.is_due(2 * EVERY)
+    assert Renewal(*values).is_due(2 * EVERY)
+    with pytest.raises(TeacherLost):
+        Renewal(*values).renew(EVERY)
+
+
 def test_a_checkpoint_without_its_version_is_refused(lab, tmp_path):
     renewal = Renewal(
         "own", None, {}, EVERY, tmp_path / "versions", torch.float32, 1.0, lambda: None
@@ -239,8 +266,7 @@ class TestVersions:
         for parameter in other.parameters():
             parameter.data.add_(torch.randn_like(parameter) * 0.01)
         other.save_pretrained(tmp_path / "other")
-        actor = TeacherActor()
-        actor.build(lab.spec)
+        actor = TeacherActor(lab.spec)
         actor.renew(tmp_path / "other", 7)
         rows = actor.signals(documents)
         assert {row[-1] for row in rows} == {Version(7)}
@@ -248,8 +274,22 @@ class TestVersions:
         for (ours, _), (theirs,) in zip(rows, expected, strict=True):
             assert (ours.hidden == theirs.hidden).all()
 
+    def test_a_process_started_again_speaks_from_the_newest(self, lab, documents, tmp_path):
+        for number in (2, 10):
+            model = lab.distillation.build_student().model
+            next(model.parameters()).data.add_(number)
+            model.save_pretrained(tmp_path / "versions" / f"version-{number}")
+        (tmp_path / "versions" / ".version-11.partial").mkdir()
+        spec = replace(lab.spec, versions=tmp_path / "versions")
+        again, renewed = TeacherActor(spec), TeacherActor(lab.spec)
+        renewed.renew(tmp_path / "versions" / "version-10", 10)
+        for ours, theirs in zip(again.signals(documents), renewed.signals(documents), strict=True):
+            assert ours[-1] == theirs[-1] == Version(10)
+            assert (ours[0].hidden == theirs[0].hidden).all()
+        empty = replace(lab.spec, versions=tmp_path / "nothing")
+        assert TeacherActor(empty).teacher.version is None
+
     def test_a_frozen_teacher_is_not_renewed(self, lab, tmp_path):
-        actor = TeacherActor()
-        actor.build(replace(lab.spec, follows=False))
+        actor = TeacherActor(replace(lab.spec, follows=False))
         with pytest.raises(TypeError, match="teacher own is frozen"):
             actor.renew(tmp_path, 1)

@@ -20,13 +20,19 @@ from teachers.teacher import Teacher
 PARTS = [(Kl(),), (Alm(temperature=2.0), Kl()), (Gold(), Alm(temperature=2.0))]
 
 
+class Inside(TeacherActor):
+    """An actor that is given its teacher."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+
+
 class Actor:
     """Ray's calling convention on an actor in this process; a reference is the value itself."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.calls: list[int] = []
-        inside = TeacherActor()
-        inside.teacher = teacher
+        inside = Inside(teacher)
 
         def options(num_returns: int) -> Any:
             def remote(documents: Any, places: Any) -> list[Any]:

@@ -22,16 +22,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 import orchestrator.arm
+import orchestrator.attendance
 import orchestrator.checkpoint.write
 import orchestrator.student.random_state
 import orchestrator.student.state
 from orchestrator.arm import Arm, Course, save_checkpoint, train_arm
+from orchestrator.attendance import Attendance
 from orchestrator.checkpoint import STATE, Inputs, checkpoint_to_resume, flaw_of
 from orchestrator.config import RunConfig, parse_run
 from orchestrator.errors import ConfigError, ResourcesError
 from orchestrator.interruption import Interrupted, StopRequest
 from orchestrator.outcome import Outcome, load_outcome, save_outcome
 from orchestrator.starting_point import StartingPoint, check_resumable, starting_point
+from orchestrator.student.arrival import Missing
 from orchestrator.student.state import load_weights_into, restore, restore_random_state
 from orchestrator.student.trainer import StudentTrainer
 from orchestrator.student.worker import StudentWorker
@@ -58,6 +61,13 @@ class Local:
         return SimpleNamespace(remote=getattr(self._target, name))
 
 
+class Speaking(Teacher):
+    """A teacher without a process has no time of its own."""
+
+    def worked(self) -> None:
+        return None
+
+
 class Student(StudentWorker):
     """A rank that notes its documents, and dies before or after the update of a step."""
 
@@ -66,6 +76,7 @@ class Student(StudentWorker):
         self.trainer = trainer
         self.diary: list[tuple[str, ...]] = []
         self.die, self.steps = die, 0
+        self.first, self.lost = 0, set()
 
     def step(self, documents, references, num_scored_bytes, *, measure_shares):
         self._maybe_die("before")
@@ -85,6 +96,8 @@ class Student(StudentWorker):
             raise Killed
 
     def _get(self, teacher: str, reference: Any) -> Any:
+        if (teacher, self.steps + self.first) in self.lost:
+            return Missing(teacher, f"teacher {teacher} died", died=True)
         return reference
 
 
@@ -96,6 +109,8 @@ class Lab:
     config: RunConfig
     die: tuple[str, int] | None = None
     stop: StopRequest | None = None
+    lost: frozenset[tuple[str, int]] = frozenset()
+    """Teachers that are gone at a step."""
 
     def course(self, folder: Path) -> Course:
         documents = self.distillation.documents[:NUM_DOCUMENTS]
@@ -110,8 +125,15 @@ class Lab:
         student = self.student(point)
         names = ("ce", "same/kl", "other/alm")
         models, methods = self.distillation.teachers, self.distillation.methods
-        teachers = {name: Local(Teacher(m, [methods[name]])) for name, m in models.items()}
-        arm = Arm({"student/0": Local(student)}, teachers, names)
+        teachers = {name: Local(Speaking(m, [methods[name]])) for name, m in models.items()}
+        student.first, student.lost = point.position.step, self.lost
+        ranks = {"student/0": Local(student)}
+        dropped = point.position.tally.dropped
+        for name in dropped:
+            del teachers[name]
+        attendance = Attendance("drop", teachers, {}, ranks, dropped)
+        attendance.begin()
+        arm = Arm(ranks, teachers, names, attendance=attendance)
         train_arm(arm, course, point.position, lambda step, values: None)
         return student
 
@@ -150,9 +172,8 @@ def small(distillation) -> Any:
 def answers_at_once() -> Iterator[None]:
     """There is nothing to wait for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            orchestrator.arm, "collect", lambda references, timeout_s, doing: dict(references)
-        )
+        for module in (orchestrator.arm, orchestrator.attendance):
+            patch.setattr(module, "collect", lambda references, timeout_s, doing: dict(references))
         yield
 
 
@@ -202,6 +223,30 @@ def test_killed_at_any_step(lab, unbroken, tmp_path, moment, step):
     assert student.diary[done:] == resumed.diary
     assert steps_of(tmp_path / "run") == steps_of(peaceful)
     same_student(resumed, student)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_teacher_dropped_before_the_checkpoint_stays_dropped(lab, unbroken, tmp_path, step):
+    """Lost at step 2; a run that is killed earlier or later drops it at the same step."""
+    alone, run = lab(), lab()
+    alone.lost = run.lost = frozenset({("other", 2)})
+    whole = alone.run(tmp_path / "whole")
+    rows = steps_of(tmp_path / "whole")
+    assert rows[:2] == steps_of(unbroken[1])[:2]
+    assert [row["teacher/other/alm/kd_loss"] > 0 for row in rows] == [True] * 2 + [False] * 3
+    run.die = ("before", step)
+    with pytest.raises(Killed):
+        run.run(tmp_path / "run")
+    run.die = None
+    if step > 2:
+        run.lost = frozenset()  # nobody asks it again
+    resumed = run.run(tmp_path / "run")
+    assert steps_of(tmp_path / "run") == rows
+    same_student(resumed, whole)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    written = [json.loads(line) for line in lines]
+    assert [row["teacher/same/kl/weight"] for row in written] == [1.0] * 2 + [3.0] * 3
+    assert [row.get("teacher/other/dropped") for row in written] == [None] * 2 + [1.0] * 3
 
 
 def test_the_documents_are_those_of_two_epochs(unbroken):

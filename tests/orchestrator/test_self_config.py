@@ -8,13 +8,14 @@ import torch
 from transformers import LlamaConfig
 
 from losses.document import text_document
+from orchestrator.attendance import Attendance
 from orchestrator.cluster import Machine, cpus_asked
 from orchestrator.config import RunConfig, parse_run
 from orchestrator.config.load import to_yaml
 from orchestrator.config.yaml_text import parse_yaml
 from orchestrator.data import prepare
 from orchestrator.errors import ConfigError
-from orchestrator.run import everyone, renewal_of
+from orchestrator.processes import everyone, renewal_of
 from orchestrator.setup import doubts_about
 from orchestrator.shared import TeacherInside
 from orchestrator.specs import engine_options, student_spec, teacher_specs
@@ -157,7 +158,7 @@ class TestProcesses:
         vocabularies = {"own": tokenizers["bytelevel"].vocabulary}
         assert student_spec(config, self.MACHINE, vocabularies).shared is None
         assert everyone(config, {"own": "an actor"}, {"student/0": None}) == {"own": "an actor"}
-        assert renewal_of(config, Path("run"), {"own": "an actor"}, {}) is None
+        assert renewal_of(config, Path("run"), {"own": "an actor"}, {}, Attendance()) is None
 
     def test_one_that_follows_the_student(self, init):
         refresh = {"every": 3, "decay": 0.5}
@@ -165,7 +166,8 @@ class TestProcesses:
         (teacher,) = teacher_specs(config, self.MACHINE)
         assert teacher.follows
         assert engine_options(config).average_decay == 0.5
-        renewal = renewal_of(config, Path("run"), {"own": "an actor"}, {"student/0": "a rank"})
+        ranks = {"student/0": "a rank"}
+        renewal = renewal_of(config, Path("run"), {"own": "an actor"}, ranks, Attendance())
         assert (renewal.every, renewal.dtype) == (3, torch.bfloat16)
         assert [step for step in range(7) if renewal.is_due(step)] == [0, 3, 6]
 

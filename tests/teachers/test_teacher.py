@@ -16,6 +16,7 @@ from losses.base import OPTIONS, Method
 from losses.document import Document, Segment, text_document
 from losses.methods.alm import Alm
 from losses.methods.kl import Kl
+from losses.mixture import TeacherScore, Unusable
 from losses.prediction import Head, Prediction
 from losses.signals import IdentifiedStates, Signal, TokenLikelihoods, pack, unpack
 from teachers.actor import TeacherSpec
@@ -112,15 +113,35 @@ class TestSignals:
             assert len(states.hidden) == 0
             assert np.isnan(likelihoods.logprob).all()
 
-    def test_not_finite_is_refused_by_name(self, language_model, documents):
-        model = language_model()
+    @pytest.mark.parametrize("packing", [False, True])
+    def test_not_finite_says_nothing(self, language_model, documents, packing, caplog):
+        """The other documents' signals are those of a batch without it, or almost."""
+        model = replace(language_model(), packing=packing)
+        expected = Teacher(model, [Alm(), Kl()], asks="ce").signals(documents)
         ids = [set(tokens.ids.tolist()) for tokens in model.tokenizer.encode(documents)]
         poison = ids[3] - (ids[0] | ids[1] | ids[2] | ids[4])
         model.model.get_input_embeddings().weight.data[sorted(poison)] = torch.inf
-        teacher = Teacher(model, [Alm()])
-        teacher.signals(documents[:3])
-        with pytest.raises(ValueError, match=r"teacher bytelevel: .*document d3 are not finite"):
-            teacher.signals(documents)
+        with caplog.at_level("INFO"):
+            found = Teacher(model, [Alm(), Kl()], asks="ce").signals(documents)
+        assert found[3] == (Unusable(found[3][0].reason),) * 2 + (TeacherScore(0.0, 0, 0),)
+        assert "hidden states are not finite" in found[3][0].reason
+        assert "document d3 says nothing: its hidden states" in caplog.text
+        for place in (0, 1, 2, 4):
+            for ours, theirs in zip(found[place], expected[place], strict=True):
+                close(ours, theirs)
+
+    def test_signals_that_are_not_finite(self, language_model, documents):
+        model = language_model()
+
+        class Broken(Named):
+            def signal(self, teacher: Prediction, document: Document) -> TokenLikelihoods:
+                said = super().signal(teacher, document)
+                value = np.inf if document.name == "d1" else 0.0
+                return replace(said, border_logprob=np.full(1, value, np.float32))
+
+        found = Teacher(model, [Broken()]).signals(documents)
+        assert [type(row[0]) is Unusable for row in found] == [d.name == "d1" for d in documents]
+        assert found[1][0].reason == "border_logprob of its TokenLikelihoods is not finite"
 
     def test_no_gradient_and_no_dropout(self, tiny_model, tokenizers, documents):
         model = tiny_model("gpt2", 512, resid_pdrop=0.5).train()
@@ -220,5 +241,5 @@ def test_spec_builds_its_teacher(language_model, tmp_path, documents):
     spec = TeacherSpec("t", ModelSource(str(tmp_path)), (Alm(),), start_token="<eos>")
     built = pickle.loads(pickle.dumps(spec)).build()
     assert built.model.tokenizer.encode(documents)[0].ids[0] == 1
-    assert built.token_budget == 4096
+    assert built.budget.tokens == 4096
     assert len(built.signals(documents)) == len(documents)
