@@ -148,7 +148,9 @@ def _located(reference: Reference) -> Path | None:
 def _check_of(reference: Reference) -> Callable[[Path | None, str], Iterator[str]]:
     if reference.place.startswith("data."):
         return _data_problems
-    return _tokenizer_problems if reference.place == TOKENIZER_PLACE else _model_problems
+    if reference.place == TOKENIZER_PLACE:
+        return _tokenizer_problems
+    return _student_problems if reference.place == "student.init" else _model_problems
 
 
 def _model_problems(folder: Path | None, text: str) -> Iterator[str]:
@@ -160,6 +162,15 @@ def _model_problems(folder: Path | None, text: str) -> Iterator[str]:
     if not (folder / "config.json").is_file():
         yield f"{folder} holds no config.json; expected the folder of a model"
     yield from _tokenizer_problems(folder, text)
+
+
+def _student_problems(folder: Path | None, text: str) -> Iterator[str]:
+    yield from _model_problems(folder, text)
+    if folder is not None and (folder / "modeling_ngram_bytes.py").is_file():
+        yield (
+            f"{folder} holds a model with n-gram embeddings, from which no student starts in this "
+            "release; expected the model that it was made from, with embeddings.ngrams: true"
+        )
 
 
 def _tokenizer_problems(folder: Path | None, text: str) -> Iterator[str]:
