@@ -26,7 +26,8 @@ from orchestrator.student.vocabulary_rows import embedding_modules
 
 MODULE = "modeling_ngram_bytes"
 MODELLING_FILE = f"{MODULE}.py"
-MODEL_TYPE = "ngram_bytes"
+MODEL_TYPE = "ngram_bytes_{}"
+"""One for each architecture: what a process registered for one is never taken for another."""
 ARCHITECTURE = "ngram_architecture"
 """Key of the configuration: the class of transformers that got n-gram embeddings."""
 
@@ -38,7 +39,7 @@ from transformers import {config}, {model}  # noqa: E402
 class NGramBytesConfig({config}):
     """The architecture's configuration under a name of its own."""
 
-    model_type = "ngram_bytes"
+    model_type = "{model_type}"
 
 
 class NGramBytesForCausalLM(NGramBytes, {model}):
@@ -97,12 +98,13 @@ def write_modelling_file(model: PreTrainedModel, folder: Path) -> None:
         return
     config, architecture = type(model.config).__name__, type(model).__name__
     source = inspect.getsource(modeling_ngram_bytes)
-    classes = CLASSES.format(config=config, model=architecture)
+    model_type = _model_type(architecture)
+    classes = CLASSES.format(config=config, model=architecture, model_type=model_type)
     (folder / MODELLING_FILE).write_text(source + classes, encoding="utf-8")
     path = folder / "config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {
-        "model_type": MODEL_TYPE,
+        "model_type": model_type,
         "architectures": ["NGramBytesForCausalLM"],
         ARCHITECTURE: architecture,
         "auto_map": {
@@ -124,7 +126,7 @@ def is_buffer(name: str) -> bool:
 
 def is_ngram_folder(folder: Path) -> bool:
     """True for the folder of a saved model with n-gram embeddings."""
-    return _settings(folder).get("model_type") == MODEL_TYPE
+    return str(_settings(folder).get("model_type")).startswith(_model_type(""))
 
 
 def make_known(folder: Path) -> None:
@@ -144,11 +146,16 @@ def make_known(folder: Path) -> None:
             f"{folder}/config.json: {ARCHITECTURE} is {json.dumps(name)}; expected a class of "
             "transformers, such as LlamaForCausalLM: copy the folder again"
         )
-    config = type("NGramBytesConfig", (base.config_class,), {"model_type": MODEL_TYPE})
+    model_type = _model_type(base.__name__)
+    config = type("NGramBytesConfig", (base.config_class,), {"model_type": model_type})
     parts = modeling_ngram_bytes.NGramBytes, base
     model = type("NGramBytesForCausalLM", parts, {"config_class": config})
-    AutoConfig.register(MODEL_TYPE, config, exist_ok=True)
+    AutoConfig.register(model_type, config, exist_ok=True)
     AutoModelForCausalLM.register(config, model, exist_ok=True)
+
+
+def _model_type(architecture: str) -> str:
+    return MODEL_TYPE.format(architecture.lower())
 
 
 def _is_model(found: object) -> bool:

@@ -163,6 +163,18 @@ class TestOpened:
         assert [text for text in found if "n-gram embeddings, from which no student starts" in text]
 
 
+def test_two_architectures_in_one_process(student: Callable[..., LanguageModel], tmp_path: Path):
+    """Each folder is opened as what it is, whichever became known last."""
+    models = {name: student(name).model for name in ("gemma2", "llama")}
+    for name, model in models.items():
+        model.save_pretrained(tmp_path / name)
+        write_modelling_file(model, tmp_path / name)
+        make_known(tmp_path / name)
+    for name, model in models.items():
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert isinstance(again, type(model)), type(again).__mro__
+
+
 class TestTokensBefore:
     """Passes that hide from an embedding what stands before a token."""
 
@@ -182,6 +194,12 @@ class TestTokensBefore:
 OPENED = """
 import sys, torch
 from transformers import AutoModelForCausalLM
+try:
+    AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=False)
+except ValueError as error:
+    assert "trust_remote_code" in str(error), error
+else:
+    raise SystemExit("opened without trust_remote_code")
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 ids = torch.tensor([list(b"The quick bro")])
 with torch.no_grad():
@@ -216,5 +234,3 @@ def test_another_process_opens_it_with_the_flag(
         own = model(torch.tensor([list(b"The quick bro")])).logits[0, -1, :4]
     torch.testing.assert_close(torch.tensor([float(value) for value in logits]), own)
     assert len(ids) == 19
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
