@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
@@ -10,6 +11,7 @@ from jaxtyping import Float64
 from losses.document import Document
 from orchestrator.data import load_documents, prepare
 from orchestrator.loading import check_device, source_of
+from orchestrator.student.ngram_model import make_known
 from teachers.backends.transformers import LanguageModel
 from teachers.evaluation import DocumentScore, bits_per_byte, score
 from teachers.tokenizer import Tokenizer
@@ -85,6 +87,7 @@ def evaluate_model(
     """
     check_device(device)
     source = source_of(model, dtype)
+    make_known(Path(source.path))
     tokenizer = Tokenizer.load(source, model)
     prepared = prepare(load_documents(data), [tokenizer], max_length)
     language_model = LanguageModel.load(source, tokenizer, device)

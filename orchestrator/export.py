@@ -25,15 +25,18 @@ from orchestrator.checkpoint.contents import COMPLETE, flaw_of
 from orchestrator.errors import ConfigError
 from orchestrator.model_card import CARD, model_card
 from orchestrator.padding import RowCut, check_logits, find_padding
+from orchestrator.references import output_problems
+from orchestrator.student.ngram_model import MODELLING_FILE, is_buffer, make_known
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
-SETTINGS = ("config.json", "generation_config.json")
+SETTINGS = ("config.json", "generation_config.json", MODELLING_FILE)
 
 TOKENIZER = (
     "tokenizer*",
+    "tokenization_as_saved.py",
     "tekken.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -44,7 +47,7 @@ TOKENIZER = (
 )
 """Names of files, also patterns; folders are never taken."""
 
-PROBE = "In 2024, 3.14e10 cafés\r\n\tnaïve 日本語 👩‍👩‍👧 for $12.50; isn't it?  x  "
+PROBE = "In 2024, 3.14e10 cafe\u0301s\r\n\tnaïve 日本語 👩‍👩‍👧 for $12.50; isn't it?  x  "
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def export(
         ConfigError: there is no whole checkpoint, or what was written differs from it.
         FileExistsError: the target exists.
     """
+    if problem := next(output_problems(target), None):
+        raise ConfigError(f"target folder: {problem}")
     with merged_folder(checkpoint) as source:
         return _export(source, checkpoint, target, (dtype, keep_padding))
 
@@ -107,6 +112,7 @@ def _export(
 ) -> Exported:
     """The same from a folder of whole weights; ``given`` is what the user named."""
     files = _files(checkpoint)
+    make_known(checkpoint)
     dtype, keep_padding = options
     try:
         with atomic_folder(target.absolute()) as folder:
@@ -165,7 +171,7 @@ def _padding(checkpoint: Path) -> RowCut | None:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in _matching(checkpoint, WEIGHTS):
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
+            names = [name for name in file.keys() if not is_buffer(name)]  # noqa: SIM118
             shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
     return find_padding(checkpoint, AutoTokenizer.from_pretrained(checkpoint), shapes)
 
@@ -189,10 +195,23 @@ def _complete_settings(folder: Path, change: Change) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(change.config(config), indent=2) + "\n", encoding="utf-8")
         _correct_index(folder)
+    if change.cut is not None:
+        _correct_generation(folder, change.cut.after)
     if not (folder / "generation_config.json").is_file():
         GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder)).save_pretrained(
             folder
         )
+
+
+def _correct_generation(folder: Path, num_rows: int) -> None:
+    """Rows that are gone need not be suppressed."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    left = [index for index in settings.pop("suppress_tokens", None) or [] if index < num_rows]
+    settings |= {"suppress_tokens": left} if left else {}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _correct_index(folder: Path) -> None:
@@ -239,7 +258,7 @@ def _check(checkpoint: Path, folder: Path, change: Change) -> dict[str, Tensor]:
         wanted = change.tensor(name, tensor)
         if name not in loaded or digest(loaded[name]) != digest(wanted):
             raise ConfigError(f"{checkpoint}: {name} differs after loading; nothing was written")
-    ids = _check_tokenizer(checkpoint, folder)
+    ids = _check_tokenizer(checkpoint, folder, len(model.get_input_embeddings().weight))
     if change.cut is not None:
         check_logits(checkpoint, folder, torch.tensor([ids]), change.cut)
     return {name: loaded[name] for name in expected}
@@ -257,10 +276,15 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(header + content.tobytes()).hexdigest()
 
 
-def _check_tokenizer(checkpoint: Path, folder: Path) -> list[int]:
+def _check_tokenizer(checkpoint: Path, folder: Path, num_rows: int) -> list[int]:
     """Compare both tokenizers on the probe; gives its ids."""
     before, after = (AutoTokenizer.from_pretrained(path) for path in (checkpoint, folder))
     ids: list[int] = before(PROBE)["input_ids"]
     if ids != after(PROBE)["input_ids"]:
         raise ConfigError(f"{checkpoint}: its tokenizer reads text differently after the copy")
+    if (num_ids := max(after.get_vocab().values()) + 1) > num_rows:
+        raise ConfigError(
+            f"{checkpoint}: its tokenizer has {num_ids} ids, but the model only {num_rows} rows of "
+            "embeddings; expected the tokenizer that the model was trained with"
+        )
     return ids

@@ -103,6 +103,15 @@ def _in_words(card: dict[str, Any]) -> str:
     if isinstance(licence, list):
         licence = ", ".join(map(str, licence))
     details = [str(card[key]) for key in ("license_name", "license_link") if card.get(key)]
-    if not licence:
-        return UNKNOWN
+    if licence in (None, "", UNKNOWN):
+        return _made_from(card)
     return f"{licence} ({', '.join(details)})" if details else str(licence)
+
+
+def _made_from(card: dict[str, Any]) -> str:
+    """What one of our own cards says of its sources, whose licences are all there is to go by."""
+    own = card.get("tutelage")
+    listed = own.get("sources") if isinstance(own, dict) else None
+    rows = [row for row in listed or [] if isinstance(row, dict)]
+    parts = dict.fromkeys(f"{row.get('name')}: {row.get('licence')}" for row in rows)
+    return f"{UNKNOWN} (made from {'; '.join(parts)})" if parts else UNKNOWN

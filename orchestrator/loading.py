@@ -1,9 +1,12 @@
 """A model by its reference, ready to be evaluated."""
 
+from pathlib import Path
+
 import torch
 
 from orchestrator.errors import ConfigError
 from orchestrator.sources import model_path
+from orchestrator.student.ngram_model import make_known
 from teachers.backends.transformers import LanguageModel
 from teachers.source import ModelSource
 from teachers.tokenizer import Tokenizer
@@ -18,6 +21,7 @@ def load_model(
         ConfigError: there is no such device.
     """
     check_device(device)
+    make_known(Path(source.path))
     tokenizer = Tokenizer.load(source, name, start_token)
     model = LanguageModel.load(source, tokenizer, device)
     longest = getattr(model.model.config.get_text_config(), "max_position_embeddings", None)

@@ -14,8 +14,11 @@ import yaml
 from orchestrator.licences import UNKNOWN, Source, is_hub_id, model_source, text_source
 from orchestrator.provenance import Provenance, provenance
 from orchestrator.signal_cache.origin import model_of
+from orchestrator.student.embeddings.options import BYTES
 
 CARD = "README.md"
+MODELLING_FILE = "modeling_ngram_bytes.py"
+"""What a model brings that no architecture of transformers opens."""
 
 TRAIN_KEYS = (
     "max_steps",
@@ -40,7 +43,7 @@ A causal language model, exported by `tutelage`.
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained(FOLDER)
+model = AutoModelForCausalLM.from_pretrained(FOLDER{flag})
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 ```
 
@@ -75,6 +78,7 @@ def model_card(checkpoint: Path, name: str) -> str:
     sources = list(_sources(known.recipe)) if known.recipe else []
     body = BODY.format(
         name=name,
+        flag=", trust_remote_code=True" if (checkpoint / MODELLING_FILE).is_file() else "",
         recipe=_table(("setting", "value"), list(_recipe(known.recipe))),
         training=_training(known),
         scores=_scores(known),
@@ -116,6 +120,9 @@ def _recipe(recipe: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     student = recipe.get("student") or {}
     yield "student.init", _named(student.get("init"))
     same = student.get("tokenizer") in (None, student.get("init"))
+    if network := _hypernetwork(student):
+        own = student["embeddings"] | {"hypernetwork": _named(network)}
+        student = student | {"embeddings": own}
     yield from _set_keys(student, "student", [k for k in STUDENT_KEYS if k not in _TRANSFER * same])
     for teacher in recipe.get("teachers") or []:
         yield f"teacher {teacher.get('name')}", _teacher(teacher)
@@ -142,6 +149,8 @@ def _teacher(teacher: Mapping[str, Any]) -> str:
     where = _named(model) if model else "the student as it was at the start"
     if teacher.get("path"):
         where = f"signals of {_named(model)} kept on disk"
+    if teacher.get("refresh"):
+        where = f"a running mean of the student ({_value(teacher['refresh'])})"
     methods = ", ".join(_method(method) for method in teacher.get("methods") or [])
     return f"{where}, weight {_value(teacher.get('weight', 1.0))}, by {methods}"
 
@@ -157,8 +166,10 @@ def _sources(recipe: Mapping[str, Any]) -> Iterator[Source]:
     student = recipe.get("student") or {}
     if init := student.get("init"):
         yield model_source("student", init, student.get("revision"))
-    if (tokenizer := student.get("tokenizer")) not in (None, "bytes", init):
+    if (tokenizer := student.get("tokenizer")) not in (None, BYTES, init):
         yield model_source("tokenizer", str(tokenizer))
+    if network := _hypernetwork(student):
+        yield model_source("hypernetwork of the embeddings", network)
     for teacher in recipe.get("teachers") or []:
         if model := model_of(teacher):
             role = f"teacher {teacher.get('name')}"
@@ -168,6 +179,12 @@ def _sources(recipe: Mapping[str, Any]) -> Iterator[Source]:
     for key, role in roles.items():
         for reference in data.get(key) or []:
             yield text_source(role, reference)
+
+
+def _hypernetwork(student: Mapping[str, Any]) -> str | None:
+    """The folder of the network that made a student's embeddings, if one did."""
+    found = (student.get("embeddings") or {}).get("hypernetwork")
+    return found if isinstance(found, str) else None
 
 
 def _training(known: Provenance) -> str:

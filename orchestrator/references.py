@@ -171,7 +171,9 @@ def _check_of(reference: Reference) -> Callable[[Path | None, str], Iterator[str
         return _cache_problems
     if reference.place.endswith(PARITY) and is_sample(reference.text):
         return _sample_problems
-    return _tokenizer_problems if reference.place.endswith(".tokenizer") else _model_problems
+    if reference.place.endswith(".tokenizer"):
+        return _tokenizer_problems
+    return _student_problems if reference.place == "student.init" else _model_problems
 
 
 def _model_problems(folder: Path | None, text: str) -> Iterator[str]:
@@ -183,6 +185,15 @@ def _model_problems(folder: Path | None, text: str) -> Iterator[str]:
     if not (folder / "config.json").is_file():
         yield f"{folder} holds no config.json; expected the folder of a model"
     yield from _tokenizer_problems(folder, text)
+
+
+def _student_problems(folder: Path | None, text: str) -> Iterator[str]:
+    yield from _model_problems(folder, text)
+    if folder is not None and (folder / "modeling_ngram_bytes.py").is_file():
+        yield (
+            f"{folder} holds a model with n-gram embeddings, from which no student starts in this "
+            "release; expected the model that it was made from, with embeddings.ngrams: true"
+        )
 
 
 def _tokenizer_problems(folder: Path | None, text: str) -> Iterator[str]:

@@ -40,6 +40,9 @@ def _sentences(summary: Summary) -> Text:
             f"The distilled student leads cross-entropy alone by {lead.value:.3f} bits per byte "
             f"(95 % interval over documents: {lead.low:.3f} to {lead.high:.3f})."
         )
+    if summary.gap_recovered:
+        parts = [f"{name} {part:.1%}" for name, part in summary.gap_recovered.items()]
+        lines.append(f"Gap to the original recovered: {', '.join(parts)}.")
     if summary.gradient_share:
         parts = [f"{name} {share:.0%}" for name, share in summary.gradient_share.items()]
         lines.append(f"Share of the last layer's gradient norm: {', '.join(parts)}.")

@@ -18,6 +18,7 @@ from orchestrator.config import CompareConfig, RunConfig, TrainConfig
 from orchestrator.data import prepare
 from orchestrator.errors import RankLost
 from orchestrator.evaluation import by_data_set, lead
+from orchestrator.gap import gaps_recovered
 from orchestrator.gates.arm import check_arm
 from orchestrator.interruption import stop_on_signals
 from orchestrator.outcome import Outcome, load_before, save_before, save_outcome
@@ -210,15 +211,18 @@ def summarize(
     teachers = {f"teacher {name}": rows for name, rows in distilled.teachers.items()}
     tally = distilled.tally
     arms = {"distilled": distilled} | ({"ce_only": ce_only} if ce_only else {})
+    after = {name: bits_per_byte(arm.after) for name, arm in arms.items()}
+    bits = BitsPerByte(
+        before=bits_per_byte(distilled.before),
+        distilled=after["distilled"],
+        ce_only=after.get("ce_only"),
+        teachers={name: bits_per_byte(rows) for name, rows in distilled.teachers.items()},
+    )
     return Summary(
-        bits_per_byte=BitsPerByte(
-            before=bits_per_byte(distilled.before),
-            distilled=bits_per_byte(distilled.after),
-            ce_only=bits_per_byte(ce_only.after) if ce_only else None,
-            teachers={name: bits_per_byte(rows) for name, rows in distilled.teachers.items()},
-        ),
+        bits_per_byte=bits,
         by_data_set={n: by_data_set(documents, rows) for n, rows in (scores | teachers).items()},
         lead=lead(distilled.after, ce_only.after) if ce_only else None,
+        gap_recovered=gaps_recovered(config, bits.before, after, bits.teachers),
         gradient_share={n: total / tally.num_shares for n, total in tally.shares.items()},
         waited_s=tally.waited,
         seconds=seconds,

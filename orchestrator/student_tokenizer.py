@@ -44,7 +44,7 @@ def student_tokenizer(student: StudentConfig, own: Tokenizer, warnings: list[str
         new = new_tokenizer(student)
         if new is None:
             return own
-        _check_hypernetwork(new.options.hypernetwork)
+        _check_hypernetwork(new.options.hypernetwork, own)
         found = new.load(student_source(student), own)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -55,9 +55,9 @@ def student_tokenizer(student: StudentConfig, own: Tokenizer, warnings: list[str
     return found
 
 
-def _check_hypernetwork(folder: str | None) -> None:
-    """Open it, so that a run does not end at a damaged one after its teachers have started."""
+def _check_hypernetwork(folder: str | None, own: Tokenizer) -> None:
+    """Open it, so that a run does not end at a wrong one after its teachers have started."""
     if folder is not None:
         from orchestrator.hypernetwork.trained import TrainedHypernetwork
 
-        TrainedHypernetwork.load(Path(folder))
+        TrainedHypernetwork.load(Path(folder)).check_tokenizer(own)

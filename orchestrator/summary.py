@@ -26,6 +26,8 @@ class Summary:
     """One finished run.
 
     ``lead`` is that of the distilled student over cross-entropy alone (None without that arm).
+    ``gap_recovered`` has by arm how much of the gap between the untrained student and its original
+    was closed (``orchestrator.gap``); empty without such a teacher.
     ``gradient_share`` holds each teacher's (and ``ce``'s) mean part of the last layer's gradient
     norm; ``waited_s`` the seconds the student waited for each teacher; ``seconds`` the whole run
     by the wall clock and ``training_s`` each arm's steps; ``tokens_per_s`` student tokens and
@@ -36,6 +38,7 @@ class Summary:
     bits_per_byte: BitsPerByte
     by_data_set: dict[str, dict[str, float]]
     lead: Lead | None
+    gap_recovered: dict[str, float]
     gradient_share: dict[str, float]
     waited_s: dict[str, float]
     seconds: float

@@ -13,8 +13,8 @@ from orchestrator.references import find_references, how_to_fetch, output_proble
 from orchestrator.sources import student_source
 from orchestrator.student.layers import keep_layers, kept_layers
 from orchestrator.student.ngram_model import write_modelling_file
+from orchestrator.student.tokenizer_folder import save_tokenizer
 from orchestrator.student.transfer import TransferReport, transfer
-from orchestrator.student.vocabulary_rows import cut_padding
 from orchestrator.student_tokenizer import new_tokenizer, student_tokenizer
 from teachers.backends.transformers import LanguageModel, load_weights
 from teachers.tokenizer import Tokenizer
@@ -36,7 +36,7 @@ class ZeroShot:
 
 
 def write_zero_shot(config: RunConfig, target: Path | None = None) -> ZeroShot:
-    """Write the untrained student to a new folder that ``from_pretrained`` opens.
+    """Write the untrained student, without padded rows, to a folder that ``from_pretrained`` opens.
 
     Args:
         config: the run; only its student is read.
@@ -73,7 +73,7 @@ def write_student(student: StudentConfig, folder: Path, seed: int = 0) -> ZeroSh
     model = load_weights(source, "cpu")
     depth = model.config.get_text_config().num_hidden_layers
     keep_layers(model, kept_layers(depth, student.keep_layers, student.drop_layers))
-    report = transfer(model, own, new, given.options, seed)
+    report = transfer(model, own, new, given.options, seed, multiple=1)
     _write(LanguageModel.wrap(model, new), folder)
     return ZeroShot(str(folder), report, sum(f.stat().st_size for f in folder.iterdir()))
 
@@ -89,12 +89,11 @@ def _check(config: RunConfig, folder: Path) -> None:
 
 
 def _write(student: LanguageModel, folder: Path) -> None:
-    """Without padded rows; the folder appears only when its tokenizer reads as the student's."""
-    cut_padding(student.model, len(student.tokenizer.vocabulary))
+    """The folder appears only when its tokenizer reads as the student's."""
     with atomic_folder(folder) as partial:
         student.model.save_pretrained(partial)
         write_modelling_file(student.model, partial)
-        student.tokenizer.fast.save_pretrained(partial)
+        save_tokenizer(student.tokenizer.fast, partial)
         reloaded = AutoTokenizer.from_pretrained(partial)
         if reloaded(PROBE)["input_ids"] != student.tokenizer.fast(PROBE)["input_ids"]:
             raise ConfigError(f"{folder}: the new tokenizer reads text differently when opened")

@@ -53,6 +53,7 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "cohere": ("CohereForCausalLM", "CohereConfig", {"logit_scale": 0.3}),
     "granite": ("GraniteForCausalLM", "GraniteConfig", {"logits_scaling": 4.0}),
     "phi": ("PhiForCausalLM", "PhiConfig", {}),  # a head with a bias
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {}),  # AutoTokenizer wants its own tokenizer
 }
 END_TO_END = Path(__file__).parent / "e2e"
 TEXTS = [

@@ -20,6 +20,8 @@ from teachers.evaluation import score
 class Ensemble:
     """Several models as one.
 
+    Texts are scored in batches; prompts are answered one after the other.
+
     Args:
         members: one at least, with names that differ; put their models into evaluation mode.
         options: how they are mixed.

@@ -1,7 +1,7 @@
 """What an experiment came to: every arm, every difference, and what two teachers are worth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +10,7 @@ from orchestrator.config.teacher import TeacherConfig
 from orchestrator.errors import ConfigError
 from orchestrator.experiment.plan import Trial
 from orchestrator.experiment.statistics import Difference, Mean, difference, mean_of
+from orchestrator.gap import gap_recovered, original_of
 from orchestrator.outcome import Outcome
 from teachers.evaluation import DocumentScore, bits_per_byte
 
@@ -24,7 +25,10 @@ BySeed: TypeAlias = dict[int, list[DocumentScore]]
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm over its seeds; ``methods`` by teacher, ``gradient_share`` by teacher and ``ce``."""
+    """One arm over its seeds; ``methods`` by teacher, ``gradient_share`` by teacher and ``ce``.
+
+    ``gap_recovered`` is told where the experiment has the student's original among its teachers.
+    """
 
     name: str
     methods: dict[str, list[str]]
@@ -32,6 +36,7 @@ class ArmResult:
     learning_rate: float
     bits_per_byte: dict[int, float]
     mean: Mean
+    gap_recovered: Mean | None
     gradient_share: dict[str, float]
     training_s: float
 
@@ -43,6 +48,7 @@ class Results:
     ``against_baseline`` has every other arm; ``against_before`` every arm, compared with the
     untrained student; ``pairs`` what else was asked for; ``combined`` each arm of several teachers
     with the better of its parts.
+    ``original`` is the teacher that the student was made from, if there is a gap to it.
     """
 
     run: str
@@ -53,6 +59,7 @@ class Results:
     held_out_bytes: int
     before: float
     teachers: dict[str, float]
+    original: str | None
     arms: tuple[ArmResult, ...]
     against_before: tuple[Difference, ...]
     against_baseline: tuple[Difference, ...]
@@ -87,6 +94,9 @@ def results_of(
     untrained = {seed: some.before for seed in dict.fromkeys(trial.seed for trial in trials)}
     base, config = experiment.baseline, trials[0].config
     combined = _default_pairs(configs, scores) if experiment.comparisons is None else ()
+    before, teachers = bits_per_byte(some.before), _teachers(outcomes)
+    original = _original(configs.values(), before, teachers)
+    ends = None if original is None else (before, teachers[original])
     return Results(
         run=experiment.run,
         seeds=tuple(untrained),
@@ -94,9 +104,10 @@ def results_of(
         global_batch=config.train.global_batch,
         num_documents=len(some.after),
         held_out_bytes=sum(row.num_bytes for row in some.after),
-        before=bits_per_byte(some.before),
-        teachers=_teachers(outcomes),
-        arms=tuple(_arm(name, configs[name], scores[name], outcomes) for name in scores),
+        before=before,
+        teachers=teachers,
+        original=original,
+        arms=tuple(_arm(name, configs[name], scores[name], outcomes, ends) for name in scores),
         against_before=tuple(
             difference(name, BEFORE_TRAINING, rows, untrained) for name, rows in scores.items()
         ),
@@ -120,8 +131,24 @@ def _teachers(outcomes: Outcomes) -> dict[str, float]:
     return {name: bits_per_byte(scores) for name, scores in rows.items()}
 
 
-def _arm(name: str, config: RunConfig, scores: BySeed, outcomes: Outcomes) -> ArmResult:
+def _original(
+    configs: Iterable[RunConfig], before: float, teachers: Mapping[str, float]
+) -> str | None:
+    """The teacher that the student was made from; None also if nothing was lost."""
+    names = (name for config in configs if (name := original_of(config)) is not None)
+    return next((name for name in names if teachers[name] < before), None)
+
+
+def _arm(
+    name: str,
+    config: RunConfig,
+    scores: BySeed,
+    outcomes: Outcomes,
+    ends: tuple[float, float] | None,
+) -> ArmResult:
+    """``ends`` are the bits per byte before training and of the original, if there is one."""
     bits = {seed: bits_per_byte(rows) for seed, rows in scores.items()}
+    gaps = [gap_recovered(ends[0], value, ends[1]) for value in bits.values()] if ends else []
     tallies = [outcomes[name, seed].tally for seed in scores]
     shares: dict[str, float] = {}
     measured = sum(tally.num_shares for tally in tallies)
@@ -135,6 +162,7 @@ def _arm(name: str, config: RunConfig, scores: BySeed, outcomes: Outcomes) -> Ar
         learning_rate=config.train.learning_rate,
         bits_per_byte=bits,
         mean=mean_of(list(bits.values())),
+        gap_recovered=mean_of(gaps) if gaps else None,
         gradient_share=shares,
         training_s=math.fsum(tally.seconds for tally in tallies) / len(tallies),
     )

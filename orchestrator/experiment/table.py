@@ -28,6 +28,11 @@ def _parts(results: Results) -> Iterator[Sequence[str]]:
         f"{results.num_documents} held-out documents ({results.held_out_bytes:,} bytes), lower is "
         "better. ± is the standard error over the seeds, which differ in the order of documents."
     ]
+    if results.original is not None:
+        yield [
+            "Gap recovered is (before − after) / (before − original); the original is *teacher "
+            f"{results.original}*."
+        ]
     yield _arms(results)
     if results.against_baseline:
         yield _differences("against the baseline", results.against_baseline)
@@ -44,15 +49,26 @@ def _parts(results: Results) -> Iterator[Sequence[str]]:
 
 
 def _arms(results: Results) -> list[str]:
-    heads = ["arm", *(f"seed {seed}" for seed in results.seeds), "mean", "learning rate", "share"]
-    rows = [["before training", *("" for _ in results.seeds), f"{results.before:.4f}", "", ""]]
+    gap = [] if results.original is None else ["gap recovered"]
+    seeds = [f"seed {seed}" for seed in results.seeds]
+    heads = ["arm", *seeds, "mean", *gap, "learning rate", "share"]
+    rest = ["" for _ in (*gap, "learning rate", "share")]
+    rows = [["before training", *("" for _ in seeds), f"{results.before:.4f}", *rest]]
     for arm in results.arms:
         cells = [f"{b:.4f}" if (b := arm.bits_per_byte.get(s)) else "" for s in results.seeds]
         rate = f"{arm.learning_rate:.3g}"
-        rows.append([f"`{arm.name}`", *cells, _mean(arm.mean), rate, _shares(arm)])
+        rows.append([f"`{arm.name}`", *cells, _mean(arm.mean), *_gap(arm), rate, _shares(arm)])
     for name, bits in results.teachers.items():
-        rows.append([f"*teacher {name}*", *("" for _ in results.seeds), f"{bits:.4f}", "", ""])
+        rows.append([f"*teacher {name}*", *("" for _ in seeds), f"{bits:.4f}", *rest])
     return _markdown(heads, rows)
+
+
+def _gap(arm: ArmResult) -> list[str]:
+    """One cell, or none where no arm has it."""
+    if (gap := arm.gap_recovered) is None:
+        return []
+    spread = "" if gap.standard_error is None else f" ± {gap.standard_error:.1%}"
+    return [f"{gap.value:.1%}{spread}"]
 
 
 def _shares(arm: ArmResult) -> str:

@@ -43,16 +43,24 @@ class TrainedHypernetwork:
         Raises:
             ValueError: another vocabulary, or rows of another shape.
         """
-        if source.vocabulary.fingerprint != self.vocabulary:
-            raise ValueError(
-                f"the hypernetwork was trained for the tokenizer of {self.model}; the vocabulary "
-                f"of {source.name} is another one; train a hypernetwork for this model"
-            )
+        self.check_tokenizer(source)
         expected = (self.network.num_stacked, self.network.hidden)
         if tuple(rows.shape[1:]) != expected:
             raise ValueError(
                 f"the hypernetwork predicts rows of shape {expected} (stacked, hidden), the model "
                 f"has {tuple(rows.shape[1:])}; train a hypernetwork for this model"
+            )
+
+    def check_tokenizer(self, source: Tokenizer) -> None:
+        """Refuse a model with another tokenizer; no weight of the model is needed for it.
+
+        Raises:
+            ValueError: another vocabulary.
+        """
+        if source.vocabulary.fingerprint != self.vocabulary:
+            raise ValueError(
+                f"the hypernetwork was trained for the tokenizer of {self.model}; the vocabulary "
+                f"of {source.name} is another one; train a hypernetwork for this model"
             )
 
     def save(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from losses.alignment.vocabulary import Vocabulary, byte_alphabet
 from orchestrator.student.kept_specials import KeptSpecials
 from orchestrator.student.sealed_template import seal_template
-from teachers.sealing import sealed, unsealed
+from teachers.sealing import SEAL, sealed, unsealed
 from teachers.tokenizer import Tokenizer
 
 NUM_BYTES = 256
@@ -38,7 +38,9 @@ def write_byte_tokenizer(source: PreTrainedTokenizerFast, folder: Path) -> Path:
 
 
 def byte_tokenizer(source: Tokenizer) -> PreTrainedTokenizerFast:
-    """The byte tokenizer of a model."""
+    """The byte tokenizer of a model; its own one, if it is such a one already."""
+    if _is_sealed(source):
+        return source.fast
     kept = _sealed(KeptSpecials.of(source))
     backend = FastTokenizer(BPE(vocab=byte_alphabet(), merges=[]))
     backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
@@ -52,7 +54,7 @@ def byte_tokenizer(source: Tokenizer) -> PreTrainedTokenizerFast:
         padding_side=source.fast.padding_side,
         **kept.named,
     )
-    if source.chat.has_own:
+    if not source.chat.is_plain:
         names = [unsealed(token.content) for token in kept.tokens]
         fast.chat_template = seal_template(source.fast, names, fast)
     return fast
@@ -67,6 +69,12 @@ def is_bytes(vocabulary: Vocabulary) -> bool:
     table = vocabulary.token_bytes
     ordered = all(table[b] == bytes([b]) for b in range(min(NUM_BYTES, len(table))))
     return len(table) >= NUM_BYTES and ordered and not any(table[NUM_BYTES:])
+
+
+def _is_sealed(source: Tokenizer) -> bool:
+    """True if the tokenizer has been made here."""
+    names = (str(source.backend.id_to_token(index)) for index in source.vocabulary.roles)
+    return is_bytes(source.vocabulary) and all(name.startswith(SEAL) for name in names)
 
 
 def _sealed(kept: KeptSpecials) -> KeptSpecials:

@@ -8,6 +8,7 @@ from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
 from orchestrator.student.special_roles import special_names, special_roles
+from teachers.sealing import unsealed
 from teachers.tokenizer import Tokenizer
 
 NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -34,16 +35,17 @@ class KeptSpecials:
         """Those with a role, those that the chat template names, and those put around a text."""
         names = special_names(source)
         roles = set(special_roles(source).values())
-        texts = list(_templates(source.chat.source)) if source.chat.has_own else []
+        texts = [] if source.chat.is_plain else list(_templates(source.chat.own))
         before, after = _around(source, names)
         wanted = {n for n, i in names.items() if i in roles or any(n in t for t in texts)}
         wanted |= {*before, *after}
         added = source.backend.get_added_tokens_decoder()
         kept = [(names[name], name) for name in wanted]
-        named = {key: source.fast.special_tokens_map.get(key) for key in NAMED}
+        given = source.fast.special_tokens_map
+        named = {key: unsealed(str(given[key])) for key in NAMED if given.get(key)}
         return cls(
             tokens=[_token(added.get(index), name) for index, name in sorted(kept)],
-            named={key: str(name) for key, name in named.items() if name in wanted},
+            named={key: name for key, name in named.items() if name in wanted},
             before=before,
             after=after,
         )

@@ -33,6 +33,9 @@ class NGramEmbedding(nn.Embedding):
         padding_idx: as for ``nn.Embedding``.
     """
 
+    reads_neighbours = True
+    """What a token's row is depends on those before it: a cache hides them, packing mixes them."""
+
     ngram_keys: Tensor
     ngram_tokens: Tensor
     ngram_alone: Tensor
@@ -59,7 +62,8 @@ class NGramEmbedding(nn.Embedding):
             found = self.longest(input_ids)
             old = embedding(found.clamp(min=0), self.ngram_rows.to(rows.dtype))
             rows = rows + torch.where(found[..., None] >= 0, old, 0)
-        return rows * self.ngram_scale
+        scale = torch.tensor(self.ngram_scale, dtype=rows.dtype, device="cpu")
+        return rows * scale.item()  # rounded as the architecture's own factor is
 
     def longest(self, ids: Tensor) -> Tensor:
         """The longest old token that ends at each position of ``[batch, token]``, -1 for none."""

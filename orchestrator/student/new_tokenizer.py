@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOKENIZER_NAME = "student.tokenizer"
-RECIPE = 2
+RECIPE = 3
 """Raise it whenever the same parts give another tokenizer."""
+DECIDING = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "config.json",
+)
+"""Files of a folder with a tokenizer.json by which ``AutoTokenizer`` builds a tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,12 @@ def _written(source: Tokenizer, target: ModelSource | None) -> Path:
     try:
         with atomic_folder(folder) as partial:
             fast.save_pretrained(partial)
-    except FileExistsError:
+    except OSError as error:
+        if not folder.is_dir():
+            raise OSError(
+                f"the cache folder cannot be written ({error}); expected one that can: name it in "
+                "TUTELAGE_CACHE"
+            ) from error
         log.debug("another process wrote %s", folder)
     return folder
 
@@ -91,11 +105,13 @@ def _built(source: Tokenizer, target: ModelSource | None) -> "PreTrainedTokenize
 
 
 def _digest(target: ModelSource) -> str:
-    """Of all that decides how it cuts a text, without loading it where its file is at hand."""
-    file = Path(target.path) / "tokenizer.json"
-    if file.is_file():
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    return Tokenizer.load(target, TOKENIZER_NAME).cutting
+    """Of all that decides how it cuts a text, without loading it where its files are at hand."""
+    folder = Path(target.path)
+    if not (folder / DECIDING[0]).is_file():
+        return Tokenizer.load(target, TOKENIZER_NAME).cutting
+    found = [file for name in DECIDING if (file := folder / name).is_file()]
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
+    return json.dumps([version("transformers"), digests])
 
 
 def _checked(tokenizer: Tokenizer) -> Tokenizer:

@@ -2,18 +2,22 @@
 
 No architecture of transformers has them, so a saved model brings a modelling file and another
 ``model_type``: without ``trust_remote_code=True`` it is refused, never read without its n-grams.
+Here it is opened by our own code, and the folder's file is not run.
 """
 
 import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from orchestrator.errors import ConfigError
 from orchestrator.student import modeling_ngram_bytes
 from orchestrator.student.embeddings.ngrams import SuffixTable
 from orchestrator.student.embeddings.vocabulary_pair import VocabularyPair
@@ -21,6 +25,11 @@ from orchestrator.student.modeling_ngram_bytes import NUM_BYTES, SCALE, SIZES, N
 from orchestrator.student.vocabulary_rows import embedding_modules
 
 MODULE = "modeling_ngram_bytes"
+MODELLING_FILE = f"{MODULE}.py"
+MODEL_TYPE = "ngram_bytes_{}"
+"""One for each architecture: what a process registered for one is never taken for another."""
+ARCHITECTURE = "ngram_architecture"
+"""Key of the configuration: the class of transformers that got n-gram embeddings."""
 
 CLASSES = '''
 
@@ -30,7 +39,7 @@ from transformers import {config}, {model}  # noqa: E402
 class NGramBytesConfig({config}):
     """The architecture's configuration under a name of its own."""
 
-    model_type = "ngram_bytes"
+    model_type = "{model_type}"
 
 
 class NGramBytesForCausalLM(NGramBytes, {model}):
@@ -89,16 +98,74 @@ def write_modelling_file(model: PreTrainedModel, folder: Path) -> None:
         return
     config, architecture = type(model.config).__name__, type(model).__name__
     source = inspect.getsource(modeling_ngram_bytes)
-    classes = CLASSES.format(config=config, model=architecture)
-    (folder / f"{MODULE}.py").write_text(source + classes, encoding="utf-8")
+    model_type = _model_type(architecture)
+    classes = CLASSES.format(config=config, model=architecture, model_type=model_type)
+    (folder / MODELLING_FILE).write_text(source + classes, encoding="utf-8")
     path = folder / "config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {
-        "model_type": "ngram_bytes",
+        "model_type": model_type,
         "architectures": ["NGramBytesForCausalLM"],
+        ARCHITECTURE: architecture,
         "auto_map": {
             "AutoConfig": f"{MODULE}.NGramBytesConfig",
             "AutoModelForCausalLM": f"{MODULE}.NGramBytesForCausalLM",
         },
     }
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def is_buffer(name: str) -> bool:
+    """True for the tensors of a saved model that are its n-grams: no row of a token is in them.
+
+    >>> is_buffer("model.embed_tokens.ngram_rows"), is_buffer("model.embed_tokens.weight")
+    (True, False)
+    """
+    return name.rpartition(".")[2].startswith("ngram_")
+
+
+def is_ngram_folder(folder: Path) -> bool:
+    """True for the folder of a saved model with n-gram embeddings."""
+    return str(_settings(folder).get("model_type")).startswith(_model_type(""))
+
+
+def make_known(folder: Path) -> None:
+    """Let ``from_pretrained`` of this process open the folder, if its model has n-grams.
+
+    The classes are made from our own code; the folder's modelling file is not run.
+
+    Raises:
+        ConfigError: the folder does not say which architecture it holds.
+    """
+    if not is_ngram_folder(folder):
+        return
+    name = _settings(folder).get(ARCHITECTURE)
+    base: Any = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not _is_model(base):
+        raise ConfigError(
+            f"{folder}/config.json: {ARCHITECTURE} is {json.dumps(name)}; expected a class of "
+            "transformers, such as LlamaForCausalLM: copy the folder again"
+        )
+    model_type = _model_type(base.__name__)
+    config = type("NGramBytesConfig", (base.config_class,), {"model_type": model_type})
+    parts = modeling_ngram_bytes.NGramBytes, base
+    model = type("NGramBytesForCausalLM", parts, {"config_class": config})
+    AutoConfig.register(model_type, config, exist_ok=True)
+    AutoModelForCausalLM.register(config, model, exist_ok=True)
+
+
+def _model_type(architecture: str) -> str:
+    return MODEL_TYPE.format(architecture.lower())
+
+
+def _is_model(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, PreTrainedModel)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What its config.json holds; nothing where there is none that can be read."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

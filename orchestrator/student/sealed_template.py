@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from teachers.sealing import sealed
+from teachers.sealing import SEAL, sealed
 
 Template: TypeAlias = str | dict[str, str]
 Change: TypeAlias = Callable[[str, Sequence[str]], str]
@@ -47,6 +47,19 @@ def seal_template(
         f"{source.name_or_path}: its chat template cannot be made to write the special tokens of a "
         "byte tokenizer; expected one that writes their names as they are: set template: plain"
     )
+
+
+def unseal_template(template: Template | None) -> Template | None:
+    """The same without seals, for special tokens whose names have none.
+
+    >>> unseal_template({"default": sealed("<s>") + "{{ messages }}"})
+    {'default': '<s>{{ messages }}'}
+    """
+    return None if template is None else _changed(template, (), lambda text, _: _bare(text))
+
+
+def _bare(text: str) -> str:
+    return text.replace(SEAL, "")
 
 
 def seal_names(text: str, names: Sequence[str]) -> str:

@@ -13,21 +13,37 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from orchestrator.student.byte_tokenizer import is_bytes
 from orchestrator.student.embeddings.options import EmbeddingOptions
 from orchestrator.student.embeddings.row_mixture import RowMixture
 from orchestrator.student.embeddings.rows import mixture_of
 from orchestrator.student.embeddings.vocabulary_pair import VocabularyPair
-from orchestrator.student.ngram_model import add_ngrams
+from orchestrator.student.ngram_model import add_ngrams, has_ngrams
 from orchestrator.student.special_roles import pair_specials
-from orchestrator.student.vocabulary_rows import VocabularyRows, embedding_modules, set_rows
+from orchestrator.student.vocabulary_rows import (
+    MULTIPLE,
+    VocabularyRows,
+    embedding_modules,
+    set_rows,
+)
 from teachers.inside import encode_inside
 from teachers.model_config import SPECIAL_IDS
 from teachers.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+
+OTHER_IDS = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "decoder_start_token_id",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "sequence_bias",
+)
+"""Generation settings that name tokens by their ids and have no role to follow."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ def transfer(
     target: Tokenizer,
     options: EmbeddingOptions,
     seed: int = 0,
+    multiple: int = MULTIPLE,
 ) -> TransferReport:
     """Replace the model's input and output embeddings in place.
 
@@ -70,12 +87,19 @@ def transfer(
         target: the new one; with special tokens of ``init``, as ``student_tokenizer`` makes it.
         options: how new rows come about.
         seed: of rows that are drawn at random.
+        multiple: the number of rows is padded to a multiple of it; 1 pads none.
 
     Raises:
         ValueError: the model's embeddings cannot be exchanged, or an option does not fit.
     """
     bytes_only = is_bytes(target.vocabulary)
-    options.check_bytes(bytes_only)
+    if options.ngrams:
+        options.check_bytes(bytes_only)
+    if has_ngrams(model):
+        raise ValueError(
+            f"{type(model).__name__} has n-gram embeddings, which belong to its byte tokenizer; "
+            "expected a model without them, such as the one that it was made from"
+        )
     rows = VocabularyRows.of(model, len(source.vocabulary))
     pair = vocabulary_pair(source, target)
     specials = pair_specials(source, target)
@@ -88,7 +112,7 @@ def transfer(
     untied = bytes_only if options.untie is None else options.untie
     if made.is_tied and untied:
         made = VocabularyRows(made.read, made.read.clone(), made.bias)
-    set_rows(model, made, len(target.vocabulary))
+    set_rows(model, made, len(target.vocabulary), multiple)
     _set_ids(model, target, specials.old)
     if options.ngrams:
         add_ngrams(model, rows.read[: len(source.vocabulary)], pair, specials.old)
@@ -156,9 +180,22 @@ def _set_ids(model: PreTrainedModel, target: Tokenizer, old: Mapping[int, int]) 
     for part in {id(part): part for part in parts if part is not None}.values():
         for name in SPECIAL_IDS:
             setattr(part, name, _renamed(getattr(part, name, None), old, own[name]))
+    if model.generation_config is not None:
+        _drop_other_ids(model.generation_config)
     read, _ = embedding_modules(model)
     if read.padding_idx is not None:
         read.padding_idx = model.config.get_text_config().pad_token_id
+
+
+def _drop_other_ids(settings: GenerationConfig) -> None:
+    """Leave out what names ids of the old tokenizer: they stand for other tokens now."""
+    if named := [name for name in OTHER_IDS if getattr(settings, name, None) is not None]:
+        log.warning(
+            "the generation settings %s name tokens of the old tokenizer; they are left out",
+            ", ".join(named),
+        )
+    for name in named:
+        setattr(settings, name, None)
 
 
 def _renamed(
@@ -169,11 +206,11 @@ def _renamed(
     >>> old = {5: 1, 6: 1, 7: 2}  # new -> old
     >>> _renamed(1, old, 6), _renamed(2, old, 6), _renamed(None, old, None)
     (6, 7, None)
-    >>> _renamed([1, 2, 3], old, 6)
-    [6, 7]
+    >>> _renamed([1, 2, 3], old, 6), _renamed(None, old, 9)
+    ([6, 7], 9)
     """
     values = value if isinstance(value, list) else [value]
-    kept = [] if own is None or old.get(own) not in values else [own]
+    kept = [own] if own is not None and own in old and old[own] in values else []
     taken = {old[index] for index in kept}
     kept += [new for new, before in old.items() if before in values and before not in taken]
     if isinstance(value, list):

@@ -6,7 +6,6 @@ plain ``from_pretrained`` opens what ``save_pretrained`` writes.
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -54,7 +53,9 @@ class VocabularyRows:
         return self.write is None
 
 
-def set_rows(model: PreTrainedModel, rows: VocabularyRows, num_ids: int) -> None:
+def set_rows(
+    model: PreTrainedModel, rows: VocabularyRows, num_ids: int, multiple: int = MULTIPLE
+) -> None:
     """Give the model these rows, padded, in its own number format and place.
 
     Padded rows are zero. No token's logit reads them here, and ``generate`` never chooses them.
@@ -63,28 +64,25 @@ def set_rows(model: PreTrainedModel, rows: VocabularyRows, num_ids: int) -> None
         model: changed in place.
         rows: one for each id; output rows where the model ties them untie it.
         num_ids: of the new tokenizer.
+        multiple: their number is padded to a multiple of it; 1 pads none.
     """
     read, head = embedding_modules(model)
     like = read.weight
-    read.weight = nn.Parameter(_padded(rows.read, like), requires_grad=like.requires_grad)
+
+    def padded(values: Tensor) -> nn.Parameter:
+        size = -(-len(values) // multiple) * multiple
+        full = like.new_zeros(size, *values.shape[1:])
+        full[: len(values)] = values.to(full)
+        return nn.Parameter(full, requires_grad=like.requires_grad)
+
+    read.weight = padded(rows.read)
     if rows.write is None:
         head.weight = read.weight
     else:
         _untie(model)
-        head.weight = nn.Parameter(_padded(rows.write, like), requires_grad=like.requires_grad)
+        head.weight = padded(rows.write)
     if rows.bias is not None and isinstance(head, nn.Linear):
-        head.bias = nn.Parameter(_padded(rows.bias, like), requires_grad=like.requires_grad)
-    _set_sizes(model, num_ids)
-
-
-def cut_padding(model: PreTrainedModel, num_ids: int) -> None:
-    """Take the padded rows off again, in place, for a model that others are to use."""
-    rows = VocabularyRows.of(model, num_ids)
-    read, head = embedding_modules(model)
-    read.weight = nn.Parameter(rows.read[:num_ids].clone())
-    head.weight = read.weight if rows.write is None else nn.Parameter(rows.write[:num_ids].clone())
-    if rows.bias is not None and isinstance(head, nn.Linear):
-        head.bias = nn.Parameter(rows.bias[:num_ids].clone())
+        head.bias = padded(rows.bias)
     _set_sizes(model, num_ids)
 
 
@@ -122,13 +120,6 @@ def _check(model: PreTrainedModel, read: Tensor, write: Tensor, num_ids: int) ->
             f"{type(model).__name__} has embeddings of its tokens in every layer, for which no "
             "rows of a new tokenizer are made; expected a model with one input embedding"
         )
-
-
-def _padded(rows: Tensor, like: Tensor) -> Tensor:
-    size = -(-len(rows) // MULTIPLE) * MULTIPLE
-    full = torch.zeros(size, *rows.shape[1:], dtype=like.dtype, device=like.device)
-    full[: len(rows)] = rows.to(full)
-    return full
 
 
 def _untie(model: PreTrainedModel) -> None:

@@ -32,6 +32,7 @@ from orchestrator.student.received import Received
 from orchestrator.student.shared_teacher import SharedTeacher
 from orchestrator.student.spec import StudentSpec, TermSpec
 from orchestrator.student.state import restore_random_state, save_exported_modules, sizes
+from orchestrator.student.tokenizer_folder import save_tokenizer
 from orchestrator.student.trainer import StepReport
 from orchestrator.student.versions import Spoken, save_version
 from teachers.evaluation import DocumentScore
@@ -191,7 +192,7 @@ class StudentWorker:
             student = self.trainer.engine.module.student
             student.model.save_pretrained(folder, state_dict=merged(student.model, weights))
             write_modelling_file(student.model, folder)
-            student.tokenizer.fast.save_pretrained(folder)
+            save_tokenizer(student.tokenizer.fast, folder)
         save_exported_modules(self.trainer.engine, folder, self.rank)
 
     def save_state(self, folder: Path, step: int) -> None:

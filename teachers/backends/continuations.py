@@ -157,7 +157,12 @@ def continuations_of(
 
 @torch.no_grad()
 def shares_passes(model: PreTrainedModel) -> bool:
-    """True if the model's passes over continuations equal plain ones; tried out on a probe."""
+    """True if the model's passes over continuations equal plain ones; tried out on a probe.
+
+    An embedding that reads the tokens before (n-grams) never shares: a cache hides them.
+    """
+    if getattr(model.get_input_embeddings(), "reads_neighbours", False):
+        return False
     was_training = model.training
     model.eval()
     size = model.config.get_text_config().vocab_size

@@ -50,8 +50,12 @@ def check_packing(model: PreTrainedModel, name: str) -> None:
 
     Raises:
         ValueError: hidden states differ from those of the same sequences alone, or change with
-            another sequence of the row.
+            another sequence of the row, or embeddings read across the sequences.
     """
+    if getattr(model.get_input_embeddings(), "reads_neighbours", False):
+        raise ValueError(
+            f"{name}: its n-gram embeddings would read across packed documents; set packing: false"
+        )
     was_training = model.training
     model.eval()
     size = model.config.get_text_config().vocab_size

@@ -17,22 +17,30 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 KL = "{name: bytelevel, methods: [{name: kl}]}"
 ALM = "{name: sentencepiece, methods: [{name: alm, temperature: 2.0}]}"
+OWN = "{name: own, kind: self, device: cpu, methods: [{name: alm}]}"
 PATIENCE_S = 600.0
 
 
-def settings(folder: Path, teachers: str) -> list[str]:
+def settings(folder: Path, teachers: str, *more: str) -> list[str]:
     """Of an experiment with cross-entropy alone and one arm with these teachers."""
     arms = f"arms=[{{name: ce}}, {{name: taught, teachers: [{teachers}]}}]"
-    run = "[data.train_limit=40, data.held_out_limit=10, train.max_steps=4, student.threads=1]"
-    return [arms, "seeds=[0]", f"output_dir={folder}", f"overrides={run}"]
+    run = ["data.train_limit=40", "data.held_out_limit=10", "train.max_steps=4"]
+    overrides = json.dumps([*run, "student.threads=1", *more])
+    return [arms, "seeds=[0]", f"output_dir={folder}", f"overrides={overrides}"]
 
 
 def test_two_arms_and_one_that_is_done(shared_ray, tmp_path):
-    config = load_experiment("experiments/smoke.yaml", settings(tmp_path / "e", ALM))
+    """A student that gets bytes, taught by its own original."""
+    given = ["student.init=asset:toy/bytelevel", "student.tokenizer=bytes", f"teachers=[{OWN}]"]
+    taught_by = "{name: own, methods: [{name: alm, temperature: 2.0}]}"
+    config = load_experiment("experiments/smoke.yaml", settings(tmp_path / "e", taught_by, *given))
     results = run_experiment(config)
     ce, taught = results.arms
-    assert set(taught.gradient_share) == {"ce", "sentencepiece"}
-    assert taught.bits_per_byte[0] < ce.bits_per_byte[0] < results.before
+    assert set(taught.gradient_share) == {"ce", "own"}
+    assert taught.bits_per_byte[0] < results.before
+    lost = results.before - results.teachers["own"]
+    won = results.before - ce.bits_per_byte[0]
+    assert ce.gap_recovered.value == pytest.approx(won / lost)
     told = (tmp_path / "e" / "experiment.json").read_text()
     assert json.loads(told)["against_baseline"][0]["arm"] == "taught"
     run_experiment(config, resume=True)  # nothing is left to do

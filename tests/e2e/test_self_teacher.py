@@ -60,6 +60,8 @@ def adapted(tmp_path_factory) -> dict[bool, Any]:
 def test_the_byte_student_recovers(adapted):
     bits = adapted[False][0].bits_per_byte
     assert bits.teachers["own"] < bits.distilled < bits.before - 0.3
+    gap = (bits.before - bits.distilled) / (bits.before - bits.teachers["own"])
+    assert adapted[False][0].gap_recovered == {"distilled": pytest.approx(gap)}
 
 
 def test_the_teacher_inside_says_the_same(adapted):

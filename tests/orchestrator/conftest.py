@@ -21,8 +21,8 @@ from orchestrator.student.adamw import WholeState
 from orchestrator.student.average import RunningAverage
 from orchestrator.student.deepspeed import parameter_groups
 from orchestrator.student.engine import EngineOptions, Update
-from orchestrator.student.moving import move_whole
 from orchestrator.student.module import DistillModule, Example, Probe, Term
+from orchestrator.student.moving import move_whole
 from orchestrator.student.schedule import resume_schedule
 from orchestrator.student.stages import StagedParameters
 from orchestrator.student.trainer import Objective, StudentTrainer

@@ -127,6 +127,8 @@ def results():
 
 def test_results_by_hand(results):
     assert results.before == 4.0
+    assert results.original is None
+    assert {arm.gap_recovered for arm in results.arms} == {None}
     assert results.teachers == {"bytelevel": 0.5, "sentencepiece": 0.5}
     kl = results.arms[1]
     assert (kl.name, kl.methods) == ("kl", {"bytelevel": ["kl"]})
@@ -156,3 +158,23 @@ def test_table(results):
     assert "| *teacher bytelevel* |  |  | 0.5000 |  |  |" in lines
     assert any(line.startswith("| `kl` − `ce` | +1.0000 ± 0.0000 |") for line in lines)
     assert lines[-1].startswith("- Two teachers (`kl+alm`) are better")
+
+
+def test_gap_recovered_by_a_transfer():
+    """40 bits on 10 bytes before, 5 of the original: 3.5 bits per byte were lost."""
+    experiment = load_experiment("experiments/transfer_subword.yaml")
+    bits = {"sft": 30, "alm": 12}
+    trials = plan(experiment)
+    outcomes = {(t.arm, t.seed): outcome(t, bits[t.arm] + 0.35 * t.seed) for t in trials}
+    found = results_of(experiment, trials, outcomes)
+    assert found.original == "original"
+    sft, alm = found.arms
+    # 3.05, 3.085 and 3.12 bits per byte: 0.95, 0.915 and 0.88 of 3.5.
+    assert sft.gap_recovered.value == pytest.approx(0.915 / 3.5)
+    assert sft.gap_recovered.standard_error == pytest.approx(0.035 / 3**0.5 / 3.5)
+    lines = table(found).splitlines()
+    row = "| `sft` | 3.0500 | 3.0850 | 3.1200 | 3.0850 ± 0.0202 | 26.1% ± 0.6% | 0.0001 | ce 75% |"
+    assert row in lines
+    assert "| *teacher original* |  |  |  | 0.5000 |  |  |  |" in lines
+    assert any("the original is *teacher original*" in line for line in lines)
+    assert as_data(found)["arms"][1]["gap_recovered"]["value"] == alm.gap_recovered.value

@@ -1,5 +1,6 @@
 """A checkpoint as a folder for others."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,28 @@ class TestPadding:
         half = export(tmp_path / "in", tmp_path / "half", "bfloat16")
         assert (half.num_rows_cut, half.dtype) == (13, "bfloat16")
 
+    def test_generation_need_not_suppress_them_any_more(self, language_model, tmp_path: Path):
+        student = language_model("llama", padded_rows=13)
+        size = len(student.tokenizer.vocabulary)
+        student.model.generation_config.suppress_tokens = [7, *range(size, size + 13)]
+        student.model.save_pretrained(tmp_path / "in")
+        student.tokenizer.fast.save_pretrained(tmp_path / "in")
+        for name, padded in (("out", False), ("kept", True)):
+            export(tmp_path / "in", tmp_path / name, keep_padding=padded)
+            settings = json.loads((tmp_path / name / "generation_config.json").read_text())
+            assert settings["suppress_tokens"] == [7, *range(size, size + 13 * padded)]
+
+    def test_refused_where_the_tokenizer_has_more_ids(self, language_model, tmp_path: Path):
+        """Its model would fail at the first such id."""
+        student = language_model("llama")
+        student.model.save_pretrained(tmp_path / "in")
+        fast = copy.deepcopy(student.tokenizer.fast)
+        fast.add_tokens(["one more"])
+        fast.save_pretrained(tmp_path / "in")
+        with pytest.raises(ConfigError, match="has 513 ids, but the model only 512 rows"):
+            export(tmp_path / "in", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_refused_where_something_else_has_such_rows(self, language_model, tmp_path: Path):
         student = language_model("llama", padded_rows=64, hidden_size=576, head_dim=144)
         student.model.save_pretrained(tmp_path / "in")
@@ -189,6 +212,11 @@ class TestRefusals:
         message = self.refusal(checkpoint, tmp_path / "out", FileExistsError)
         assert "out exists already" in message
         assert list((tmp_path / "out").iterdir()) == []
+
+    def test_a_target_that_cannot_be_written(self, checkpoint: Path, tmp_path: Path):
+        (tmp_path / "note.txt").write_text("")
+        with pytest.raises(ConfigError, match=r"target folder: .*note.txt is a file, so .* choose"):
+            export(checkpoint, tmp_path / "note.txt" / "out")
 
     def test_no_folder(self, tmp_path: Path):
         message = self.refusal(tmp_path / "none", tmp_path / "out")

@@ -153,6 +153,39 @@ def test_no_local_path_is_told(run: Path, tmp_path: Path):
     assert sources[1] == {"role": "teacher t", "name": "t", "licence": "unknown"}
 
 
+def test_a_hypernetwork_is_a_source(run: Path, tmp_path: Path):
+    folder = tmp_path / "private" / "network"
+    embeddings = {"init": "hypernetwork", "hypernetwork": str(folder)}
+    config = RUN | {"student": RUN["student"] | {"embeddings": embeddings}}
+    (run / "resolved.yaml").write_text(yaml.safe_dump(config))
+    header, text = card_of(run / "final", tmp_path)
+    assert str(tmp_path) not in text
+    assert '"hypernetwork": "network"' in text
+    assert {
+        "role": "hypernetwork of the embeddings",
+        "name": "network",
+        "licence": "unknown",
+    } in header["tutelage"]["sources"]
+
+
+def test_a_teacher_that_follows_the_student(run: Path, tmp_path: Path):
+    teacher = RUN["teachers"][1] | {"refresh": {"every": 10, "decay": 0.9}}
+    (run / "resolved.yaml").write_text(yaml.safe_dump(RUN | {"teachers": [teacher]}))
+    text = card_of(run / "final", tmp_path)[1]
+    assert '| a running mean of the student ({"decay": 0.9, "every": 10}), weight 1.0' in text
+
+
+def test_sources_of_a_source_are_told(run: Path, tmp_path: Path):
+    """A student of one that was exported here."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "README.md").write_text(model_card(run / "final", "first"))
+    config = RUN | {"student": {"init": str(tmp_path / "first")}, "teachers": []}
+    (run / "resolved.yaml").write_text(yaml.safe_dump(config))
+    licence = card_of(run / "final", tmp_path)[0]["tutelage"]["sources"][0]["licence"]
+    assert licence.startswith("unknown (made from asset:smollm2-135m-instruct: Apache-2.0; asset:")
+    assert "Gemma Terms of Use" in licence
+
+
 class TestLicences:
     def test_of_a_hub_id_in_the_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         repo = tmp_path / "models--some--model"

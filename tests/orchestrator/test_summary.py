@@ -19,6 +19,7 @@ FULL = Summary(
         "teacher gemma": {"a.jsonl": 0.95},
     },
     lead=Lead(0.1, 0.08, 0.12),
+    gap_recovered={"distilled": 0.6667, "ce_only": 0.5},
     gradient_share={"ce": 0.25, "gemma": 0.75},
     waited_s={"gemma": 3.0},
     seconds=100.0,
@@ -35,6 +36,7 @@ ALONE = replace(
     bits_per_byte=BitsPerByte(1.5, 1.1, None, {}),
     by_data_set={"before": {"a.jsonl": 1.5}, "distilled": {"a.jsonl": 1.1}},
     lead=None,
+    gap_recovered={},
     gradient_share={},
     training_s={"distilled": 40.0},
     left_out={"student": 0},
@@ -64,6 +66,7 @@ def test_table_of_a_full_run():
     assert [c.strip() for c in rows["distilled"].split("│")[2:-1]] == ["1.150", "1.050", "1.100"]
     assert "12,345 held-out bytes" in text
     assert "by 0.100 bits per byte (95 % interval over documents: 0.080 to 0.120)" in text
+    assert "Gap to the original recovered: distilled 66.7%, ce_only 50.0%." in text
     assert "ce 25%, gemma 75%" in text
     assert "60 steps: distilled 40 s, ce_only 20 s; 123 tokens/s" in text
     assert "'gemma': 2" in text
@@ -73,5 +76,5 @@ def test_table_of_a_full_run():
 def test_table_of_a_run_with_one_arm():
     text = shown(ALONE)
     assert "distilled" in text
-    for absent in ("ce_only", "teacher", "leads", "Share of", "left out"):
+    for absent in ("ce_only", "teacher", "leads", "Gap to", "Share of", "left out"):
         assert absent not in text

@@ -1,5 +1,6 @@
 """A model gets another tokenizer: rows, ids, zero-shot folders, and training from there."""
 
+import copy
 import json
 import os
 import subprocess
@@ -11,8 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordPiece
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from losses.alignment.vocabulary import byte_alphabet
 from losses.base import Method
 from losses.document import Document
 from losses.methods.alm import Alm
@@ -30,7 +36,7 @@ from orchestrator.student.embeddings.options import EmbeddingOptions
 from orchestrator.student.merged_tokenizer import merged_tokenizer
 from orchestrator.student.special_roles import pair_specials, special_roles
 from orchestrator.student.transfer import transfer, vocabulary_pair
-from orchestrator.student.vocabulary_rows import VocabularyRows, cut_padding
+from orchestrator.student.vocabulary_rows import VocabularyRows
 from orchestrator.validation import validate
 from orchestrator.zero_shot import write_zero_shot
 from teachers.backends.transformers import LanguageModel
@@ -64,11 +70,15 @@ def transferred(
     """A tiny model of the byte-level tokenizer after its transfer."""
 
     def build(
-        target: str, architecture: str = "llama", options: EmbeddingOptions = FVT, **more: Any
+        target: str,
+        architecture: str = "llama",
+        options: EmbeddingOptions = FVT,
+        multiple: int = 64,
+        **more: Any,
     ) -> LanguageModel:
         source = tokenizers["bytelevel"]
         model = tiny_model(architecture, len(source.vocabulary) + 5, **more)
-        transfer(model, source, new_tokenizers[target], options)
+        transfer(model, source, new_tokenizers[target], options, multiple=multiple)
         return LanguageModel.wrap(model, new_tokenizers[target])
 
     return build
@@ -122,12 +132,11 @@ class TestRows:
         assert new.model.config.vocab_size == 320
         assert new.head.num_valid == 257
         assert new.model.generation_config.suppress_tokens == list(range(257, 320))
-        before = bits_per_byte(score(new, documents, 512))
-        cut_padding(new.model, 257)
-        assert new.model.config.vocab_size == 257
-        assert not new.model.generation_config.suppress_tokens
-        cut = LanguageModel.wrap(new.model, new.tokenizer)
-        assert bits_per_byte(score(cut, documents, 512)) == pytest.approx(before, abs=1e-6)
+        bare = transferred("bytes", multiple=1)
+        assert len(bare.model.get_input_embeddings().weight) == bare.model.config.vocab_size == 257
+        assert not bare.model.generation_config.suppress_tokens
+        padded, other = (bits_per_byte(score(m, documents, 512)) for m in (new, bare))
+        assert other == pytest.approx(padded, abs=1e-6)
 
     @pytest.mark.parametrize("untie", [None, True, False])
     @pytest.mark.parametrize("target", ["bytes", "sentencepiece"])
@@ -204,6 +213,21 @@ class TestHypernetwork:
         assert reports[1].copied == 0
         assert reports[1].combined >= reports[0].copied + reports[0].combined
 
+    def test_one_of_another_model_is_told_first(
+        self,
+        run: Callable[..., RunConfig],
+        tiny_model: Callable[..., PreTrainedModel],
+        tokenizers: dict[str, Tokenizer],
+        tmp_path: Path,
+    ):
+        own = source_rows(tiny_model("llama", 512), 512)
+        network = Hypernetwork(NetworkConfig(num_layers=1, num_heads=1), *own.shape[1:])
+        fingerprint = tokenizers["sentencepiece"].vocabulary.fingerprint
+        TrainedHypernetwork(network, "other", fingerprint, 0).save(tmp_path)
+        options = {"init": "hypernetwork", "hypernetwork": str(tmp_path)}
+        with pytest.raises(ConfigError, match=r"student\.tokenizer: .* for the tokenizer of other"):
+            load_tokenizers(run(tokenizer="bytes", embeddings=options))
+
     def test_a_folder_without_one_is_told_first(
         self, run: Callable[..., RunConfig], tmp_path: Path
     ):
@@ -236,6 +260,74 @@ class TestSpecialTokens:
         assert torch.equal(model.get_input_embeddings().weight[ids["bos"]], old)
         assert model.config.pad_token_id == ids["pad"]
         assert model.config.eos_token_id == target.fast.eos_token_id
+
+    def test_a_role_that_only_the_target_has_names_its_id(
+        self,
+        tokenizers: dict[str, Tokenizer],
+        fast_tokenizers: dict[str, Any],
+        tiny_model: Callable[..., PreTrainedModel],
+    ):
+        """The old model names no padding, the new tokenizer has a token for it."""
+        bare = copy.deepcopy(fast_tokenizers["bytelevel"])
+        bare.pad_token = None
+        source, target = Tokenizer(bare, "bare"), tokenizers["sentencepiece"]
+        assert target.fast.pad_token_id not in pair_specials(source, target).old
+        model = tiny_model("llama", 512)
+        model.config.pad_token_id = model.generation_config.pad_token_id = None
+        transfer(model, source, target, EmbeddingOptions(special_tokens="target"))
+        assert model.config.pad_token_id == target.fast.pad_token_id
+        assert model.generation_config.pad_token_id == target.fast.pad_token_id
+
+    def test_settings_that_name_old_ids_are_left_out(
+        self,
+        tokenizers: dict[str, Tokenizer],
+        new_tokenizers: dict[str, Tokenizer],
+        tiny_model: Callable[..., PreTrainedModel],
+        caplog: pytest.LogCaptureFixture,
+    ):
+        model = tiny_model("llama", 512)
+        model.generation_config.forced_eos_token_id = 7
+        model.generation_config.bad_words_ids = [[5, 6]]
+        transfer(model, tokenizers["bytelevel"], new_tokenizers["bytes"], FVT)
+        assert model.generation_config.forced_eos_token_id is None
+        assert model.generation_config.bad_words_ids is None
+        assert "bad_words_ids, forced_eos_token_id name tokens of the old tokenizer" in caplog.text
+
+    def test_a_byte_tokenizer_of_another_model_may_bring_its_own(
+        self, transferred: Callable[..., LanguageModel], new_tokenizers: dict[str, Tokenizer]
+    ):
+        model = transferred("bytes", options=EmbeddingOptions(special_tokens="target")).model
+        assert model.config.eos_token_id == new_tokenizers["bytes"].fast.eos_token_id
+
+    def test_from_bytes_to_tokens_they_are_kept(
+        self, tokenizers: dict[str, Tokenizer], fast_tokenizers: dict[str, Any]
+    ):
+        """The names in the byte tokenizer are sealed; those in the next one are not."""
+        chats = copy.deepcopy(fast_tokenizers["bytelevel"])
+        chats.add_special_tokens({"eos_token": "<|im_end|>"})
+        chats.chat_template = (
+            "{% for message in messages %}{{ message['role'] + ':' + message['content'] }}"
+            "<|im_end|>{% endfor %}"
+        )
+        of_bytes = Tokenizer(byte_tokenizer(Tokenizer(chats, "chats")), "bytes")
+        again = Tokenizer(merged_tokenizer(of_bytes, tokenizers["sentencepiece"]), "again")
+        assert again.fast.eos_token == "<|im_end|>"
+        assert again.fast.bos_token == "<|endoftext|>"
+        assert again.fast.chat_template == chats.chat_template
+        roles = special_roles(of_bytes), special_roles(again)
+        assert roles[0].keys() == roles[1].keys() >= {"start", "end", "end_of_turn"}
+        assert pair_specials(of_bytes, again).warnings == ()
+        assert byte_tokenizer(of_bytes) is of_bytes.fast
+
+    def test_a_gap_in_the_ids_is_no_place_for_them(self, tokenizers: dict[str, Tokenizer]):
+        """Without a check the kept token would share the id, and the row, of another one."""
+        alphabet = byte_alphabet() | {"zz": 257}
+        backend = FastTokenizer(BPE(alphabet, [("z", "z")]))
+        backend.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = ByteLevelDecoder()
+        gap = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend), "gap")
+        with pytest.raises(ValueError, match=r"gap: the ids .* would get the id 257"):
+            merged_tokenizer(tokenizers["bytelevel"], gap)
 
     def test_a_lost_start_token_is_called_destructive(
         self, tokenizers: dict[str, Tokenizer], fast_tokenizers: dict[str, Any]
@@ -353,6 +445,37 @@ class TestZeroShot:
 class TestRun:
     """The student of a run."""
 
+    def test_a_cache_that_cannot_be_written_is_told(
+        self, run: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path / "a.jsonl"))
+        with pytest.raises(ConfigError, match=r"student\.tokenizer: .*name it in TUTELAGE_CACHE"):
+            load_tokenizers(run(tokenizer="bytes"))
+
+    def test_other_settings_of_the_target_are_another_tokenizer(
+        self, run: Callable[..., RunConfig], tmp_path: Path
+    ):
+        """``AutoTokenizer`` builds by tokenizer_config.json too: what was cached does not count."""
+        folder = tmp_path / "sentencepiece"
+        before, _ = load_tokenizers(run(tokenizer=str(folder)))
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text())
+        added = {"content": "whole word", "lstrip": False, "rstrip": False, "single_word": False}
+        own = {"768": added | {"normalized": False, "special": False}}
+        path.write_text(json.dumps(settings | {"added_tokens_decoder": own}))
+        after, _ = load_tokenizers(run(tokenizer=str(folder)))
+        assert len(after[STUDENT].vocabulary) == len(before[STUDENT].vocabulary) + 1
+
+    def test_plain_chats_need_no_template_that_can_be_sealed(
+        self, run: Callable[..., RunConfig], tmp_path: Path
+    ):
+        """The remedy that the refusal names."""
+        (tmp_path / "bytelevel" / "chat_template.jinja").write_text("{{ eos_token | length }}")
+        with pytest.raises(ConfigError, match="set template: plain"):
+            load_tokenizers(run(tokenizer="bytes"))
+        found, _ = load_tokenizers(run(tokenizer="bytes", template="plain"))
+        assert found[STUDENT].fast.chat_template is None
+
     def test_it_has_the_new_tokenizer(self, run: Callable[..., RunConfig], tmp_path: Path):
         found, warnings = load_tokenizers(run(tokenizer="bytes"))
         assert len(found[STUDENT].vocabulary) == 257
@@ -386,10 +509,6 @@ class TestRun:
             list(validate(config))
 
     def test_one_that_loses_text_is_refused(self, run: Callable[..., RunConfig], tmp_path: Path):
-        from tokenizers import Tokenizer as FastTokenizer
-        from tokenizers.models import WordPiece
-        from transformers import PreTrainedTokenizerFast
-
         lossy = FastTokenizer(WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
         PreTrainedTokenizerFast(tokenizer_object=lossy).save_pretrained(tmp_path / "lossy")
         with pytest.raises(ConfigError, match=r"student.tokenizer: .* loses bytes of the text"):
