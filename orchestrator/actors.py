@@ -131,8 +131,8 @@ def _answer(
             "data.max_length or a teacher's token_budget, or close other programs"
         ) from error
     except RayActorError as error:
-        if (cause := cause_of_death(error)) is not None:
-            raise cause from error
+        if (own := cause_of_death(error)) is not None:
+            raise own from error
         raise lost(name, doing, error) from error
 
 

@@ -127,7 +127,9 @@ def fair_gpus(resources: Resources, device: str, config: RunConfig, machine: Mac
 def _share(config: RunConfig, machine: Machine) -> float:
     """GPUs of each actor that leaves it open: a part of one GPU never spans two."""
     student = config.student
-    actors = [(t.resources, t.device, t.resources.replicas) for t in config.teacher_actors]
+    actors: list[tuple[Resources, str, int]] = [
+        (t.resources, t.device, t.resources.replicas) for t in config.teacher_actors
+    ]
     actors.append((student.resources, student.device, student.num_ranks))
     left = machine.num_gpus - sum(r.gpus * count for r, _, count in actors if r.gpus)
     sharing = sum(count for r, device, count in actors if r.gpus is None and device != "cpu")

@@ -109,13 +109,14 @@ def nodes() -> list[Node]:
 
 def _group(bundles: Sequence[Bundle], strategy: str) -> PlacementGroup:
     try:
-        return placement_group(
+        group: PlacementGroup = placement_group(
             [dict(bundle.amounts) for bundle in bundles],
             strategy=strategy.upper(),
             bundle_label_selector=[dict(bundle.labels) for bundle in bundles],
         )
     except ValueError as error:
         raise ConfigError(f"resources.labels: {error}") from error
+    return group
 
 
 def _too_busy(bundles: Sequence[Bundle]) -> str:

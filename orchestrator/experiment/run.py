@@ -17,8 +17,9 @@ from orchestrator.experiment.questions import remember, scores_before
 from orchestrator.experiment.results import Results, results_of
 from orchestrator.experiment.table import save_results
 from orchestrator.interruption import stop_on_signals
+from orchestrator.processes import Run
 from orchestrator.projections import needed_projections
-from orchestrator.run import Run, inputs_of, run_arm
+from orchestrator.run import inputs_of, run_arm
 from orchestrator.run_folder import locked
 from orchestrator.setup import STUDENT, Setup, check_methods, set_up
 

@@ -51,7 +51,7 @@ class _LiveBytes(TorchDispatchMode):
     """Adds what operations allocate and subtracts what is freed."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._alive = {tensor.untyped_storage()._cdata for tensor in known}
         self._now = {"total": 0, "small": 0, "large": 0}
         self._most = dict(self._now)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from orchestrator.config import RunConfig, TeacherConfig
 from orchestrator.planning.hardware import GIB
@@ -10,6 +11,8 @@ from orchestrator.planning.student_memory import zero_of
 
 IMPORTS = {"teacher": 390 * 2**20, "student": 450 * 2**20}
 """Bytes of a process with Python, torch and the rest before it loads anything (measured)."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,14 +120,14 @@ def teacher_changes(teacher: TeacherConfig) -> Iterator[tuple[str, TeacherConfig
 
 
 def first_that_fits(
-    changes: Iterator[tuple[str, object]], peak: Callable[[object], int], room: int
+    changes: Iterator[tuple[str, T]], peak: Callable[[T], int], room: int
 ) -> tuple[str, ...]:
     """The fewest changes, in order, with which the peak is within the room; what is left if none.
 
     >>> first_that_fits(iter([("a: 1", 5), ("b: 2", 3)]), lambda size: size, 4)
     ('set a: 1 and b: 2 (0.000 GiB)',)
     """
-    names = []
+    names: list[str] = []
     least = None
     for name, changed in changes:
         key = name.partition(":")[0]

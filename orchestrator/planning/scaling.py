@@ -167,7 +167,7 @@ def gpus_for(name: str, cluster: Cluster, spare: float = 0.7) -> int:
 def ranks_for(name: str, cluster: Cluster, spare: float = 0.7) -> int:
     """GPUs over which ZeRO-3 spreads a student's weights, gradients and optimizer, a power of 2."""
     needed = DECODERS[name][0] * STATE
-    return 2 ** math.ceil(math.log2(max(1.0, needed / (cluster.gpu_memory * spare))))
+    return 1 << math.ceil(math.log2(max(1.0, needed / (cluster.gpu_memory * spare))))
 
 
 def signal_bytes(method: Method, teacher: str, text: float = 4.0) -> float:

@@ -73,7 +73,8 @@ def _size(method: Method, teacher: Speaker, width: int, length: int) -> int:
     prediction.embed = _Embed(teacher)
     prediction.continuations = _Silent(teacher)
     with torch.no_grad():
-        return method.signal(prediction, document).num_bytes
+        size: int = method.signal(prediction, document).num_bytes
+    return size
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -84,7 +85,9 @@ def without_weights(source: ModelSource) -> PreTrainedModel:
 def teacher_skeleton(teacher: TeacherConfig, config: RunConfig) -> PreTrainedModel:
     """A teacher, frozen."""
     model = without_weights(teacher_source(teacher, config.student))
-    return model.requires_grad_(requires_grad=False).eval()
+    model.requires_grad_(requires_grad=False)
+    model.eval()
+    return model
 
 
 def student_skeleton(config: RunConfig, num_ids: int) -> PreTrainedModel:
@@ -115,7 +118,8 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
     """Count a model's weights."""
     config = model.config.get_text_config()
     parameters = list(model.parameters())
-    rows, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    rows: Any = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
     tied = head is not None and head.weight is rows
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -1,6 +1,6 @@
 """What a run asks of each model: the lengths of its documents, step by step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from losses.document import Document
@@ -83,10 +83,10 @@ class Reading:
         return max(batches, key=lambda batch: (batch.size, sum(batch.lengths)))
 
 
-def _largest(parts: Sequence[Sequence[int]] | object, budget: int, *, packing: bool) -> Batch:
+def _largest(parts: Iterable[Sequence[int]], budget: int, *, packing: bool) -> Batch:
     found = (
         Batch.of([part[index] for index in members], packing=packing)
-        for part in parts  # type: ignore[attr-defined]
+        for part in parts
         if part
         for members in token_budget_batches(part, budget, packing=packing)
     )

@@ -50,7 +50,8 @@ class Shard:
     """A file that ``encode`` made; rows are read when they are asked for."""
 
     def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="numpy")
+        opened: Any = safe_open(path, framework="numpy")
+        self._file = opened
         self._rows: list[list[dict[str, Any]]] = json.loads(self._file.metadata()[ROWS])
 
     def __len__(self) -> int:
