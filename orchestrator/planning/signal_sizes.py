@@ -73,8 +73,7 @@ def _size(method: Method, teacher: Speaker, width: int, length: int) -> int:
     prediction.embed = _Embed(teacher)
     prediction.continuations = _Silent(teacher)
     with torch.no_grad():
-        size: int = method.signal(prediction, document).num_bytes
-    return size
+        return method.signal(prediction, document).num_bytes
 
 
 @lru_cache(maxsize=4)
@@ -85,7 +84,9 @@ def _vocabulary(size: int, width: int) -> Vocabulary:
 
 
 def _letter(index: int, place: int) -> int:
-    return LETTERS[index // len(LETTERS) ** min(place, 8) % len(LETTERS)]
+    base = len(LETTERS)
+    step: int = base ** min(place, 8)
+    return LETTERS[index // step % base]
 
 
 class _Uniform(nn.Module):
