@@ -28,7 +28,8 @@ from orchestrator.setup import Setup, set_up
 from orchestrator.specs import student_spec, teacher_specs
 from orchestrator.student.deepspeed import prepare_environment
 from orchestrator.student.worker import build_trainer, join_group
-from teachers.evaluation import DocumentScore, bits_per_byte
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte
 from teachers.teacher import DocumentSignals, HeadWeights
 
 ARMS = {"ce": (), "smollm2": ("smollm2",), "gemma": ("gemma",), "both": ("smollm2", "gemma")}

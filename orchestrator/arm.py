@@ -26,7 +26,8 @@ from orchestrator.stream import Request, StepBatch, stream
 from orchestrator.student.arrival import Bad
 from orchestrator.student.trainer import StepReport
 from orchestrator.work import work_metrics
-from teachers.evaluation import DocumentScore, bits_per_byte
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte
 
 Progress: TypeAlias = Callable[[int, dict[str, float]], None]
 """Called after each step with the step's number and its metrics."""

@@ -23,7 +23,8 @@ from orchestrator.loading import load_model
 from orchestrator.members import Member
 from teachers.backends.transformers import LanguageModel
 from teachers.byte_reading import ConverterName, next_bytes
-from teachers.evaluation import DocumentScore, bits_per_byte
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte
 
 WINDOW = 16
 """Documents whose distributions are held at once."""

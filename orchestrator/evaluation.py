@@ -13,7 +13,8 @@ from orchestrator.data import load_documents, prepare
 from orchestrator.loading import check_device, source_of
 from orchestrator.student.ngram_model import make_known
 from teachers.backends.transformers import LanguageModel
-from teachers.evaluation import DocumentScore, bits_per_byte, score
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte, score
 from teachers.tokenizer import Tokenizer
 
 NUM_RESAMPLES = 10_000

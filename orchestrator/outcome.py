@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from orchestrator.atomic import atomic_write_text
 from orchestrator.checkpoint import Inputs, Tally
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 
 BEFORE = "before.json"
 OUTCOME = "outcome.json"

@@ -21,7 +21,8 @@ from orchestrator.checkpoint import Tally
 from orchestrator.checkpoint.position import POSITION, Position
 from orchestrator.outcome import BEFORE, Outcome, load_before, load_outcome
 from orchestrator.run_folder import RESOLVED
-from teachers.evaluation import DocumentScore, bits_per_byte
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte
 
 CE_ONLY = "ce_only"
 

@@ -10,7 +10,7 @@ import torch
 from losses.base import Method
 from losses.document import Document
 from losses.mixture import Metric
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.kinds import build_teacher
 from teachers.process_log import ProcessLog
 from teachers.process_memory import Peak, ProcessMemory

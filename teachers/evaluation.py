@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -11,15 +10,7 @@ from losses.document import Document
 from losses.mixture import Metric, TeacherScore
 from losses.prediction import Prediction
 from teachers.backends.transformers import LanguageModel
-
-
-@dataclass(frozen=True)
-class DocumentScore:
-    """Negative log-likelihood (nats) of a document's scored tokens, their bytes and number."""
-
-    nats: float
-    num_bytes: int
-    num_tokens: int
+from teachers.document_score import DocumentScore
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from losses.mixture import Metric, TeacherScore, Unusable
 from losses.prediction import Head, Prediction
 from losses.signals import Signal, pack, unpack
 from teachers.backends.transformers import LanguageModel
-from teachers.evaluation import DocumentScore, score, teacher_score
+from teachers.document_score import DocumentScore
+from teachers.evaluation import score, teacher_score
 from teachers.routed import absent_row, routed_signals, signals_by_part
 from teachers.soundness import flaw_of_signals, flaw_of_states
 from teachers.token_budget import TokenBudget

@@ -12,7 +12,8 @@ from losses.document import Document
 from orchestrator.ensembling.options import Interface
 from orchestrator.ensembling.scoring import Scored
 from orchestrator.evaluation import Lead, lead
-from teachers.evaluation import DocumentScore, bits_per_byte
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte
 
 
 @dataclass(frozen=True)

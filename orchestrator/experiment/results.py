@@ -12,7 +12,8 @@ from orchestrator.experiment.plan import Trial
 from orchestrator.experiment.statistics import Difference, Mean, difference, mean_of
 from orchestrator.gap import gap_recovered, original_of
 from orchestrator.outcome import Outcome
-from teachers.evaluation import DocumentScore, bits_per_byte
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte
 
 BEFORE_TRAINING = "before"
 """What the untrained student is called in differences."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from orchestrator.evaluation import Lead, lead
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Quantiles of Student's t for 1 to 10 degrees of freedom: 95 % lie within plus and minus them."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from losses.document import Document
 from orchestrator.atomic import atomic_write_bytes
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.signal_cache.cache import SHARDS, StoredShard, stored_shards
 from teachers.signal_cache.manifest import ShardFacts
 from teachers.signal_cache.shard import encode

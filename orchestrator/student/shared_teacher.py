@@ -18,7 +18,7 @@ from losses.prediction import Head
 from orchestrator.student.adapters import adapters_off
 from teachers.actor import TeacherSpec
 from teachers.backends.transformers import LanguageModel, head_of
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.teacher import DocumentSignals, HeadWeights, Teacher
 from teachers.tokenizer import Tokenizer
 

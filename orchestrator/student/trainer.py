@@ -25,7 +25,8 @@ from orchestrator.student.module import Example
 from orchestrator.student.objective import Objective
 from orchestrator.student.shared_teacher import SharedTeacher
 from orchestrator.student.state import save_state
-from teachers.evaluation import DocumentScore, score
+from teachers.document_score import DocumentScore
+from teachers.evaluation import score
 from teachers.teacher import DocumentSignals
 
 

@@ -35,7 +35,7 @@ from orchestrator.student.state import restore_random_state, save_exported_modul
 from orchestrator.student.tokenizer_folder import save_tokenizer
 from orchestrator.student.trainer import StepReport
 from orchestrator.student.versions import Spoken, save_version
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.process_log import ProcessLog
 from teachers.process_memory import Peak, ProcessMemory
 from teachers.snapshot import without_version

@@ -9,7 +9,8 @@ from losses.base import Method
 from losses.document import Document
 from losses.mixture import Metric
 from losses.told import Told, ToldPrediction
-from teachers.evaluation import DocumentScore, document_score, teacher_score
+from teachers.document_score import DocumentScore
+from teachers.evaluation import document_score, teacher_score
 from teachers.routed import absent_row, routed_signals, signals_by_part
 from teachers.server.client import Client, served_model
 from teachers.server.dialects import ANSWERS, Answer, request_of

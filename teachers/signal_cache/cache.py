@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from losses.document import Document
 from teachers.chat import TemplateChoice
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.reading import Reading
 from teachers.signal_cache.manifest import Manifest, ShardFacts
 from teachers.signal_cache.shard import Shard

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from losses.document import Document
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.routed import signals_by_part
 from teachers.speaker import Speaker
 from teachers.teacher import DocumentSignals, HeadWeights

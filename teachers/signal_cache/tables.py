@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from safetensors.numpy import load, save
 
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.teacher import HeadWeights
 
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from losses.base import Method
 from losses.document import Document
 from losses.mixture import Metric
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.routed import absent_row, routed_signals, signals_by_part
 from teachers.signal_cache.cache import SignalCache
 from teachers.signal_cache.manifest import place_of

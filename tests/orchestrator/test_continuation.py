@@ -116,6 +116,7 @@ def test_every_pattern_names_a_key():
 
 
 NON_DEFAULT = [
+    "faults.teacher_restarts=1",
     "train.micro_batch=2",
     "train.logging_steps=2",
     "train.prefetch=3",

@@ -14,7 +14,7 @@ from orchestrator.student.deepspeed import parameter_groups, settings
 from orchestrator.student.trainer import Objective, StepReport
 from orchestrator.student.worker import StudentSpec, TermSpec
 from teachers.backends.transformers import LanguageModel
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.source import ModelSource
 from teachers.teacher import Teacher
 

@@ -14,7 +14,8 @@ from losses.document import text_document
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation import Lead, by_data_set, evaluate_model, lead
 from orchestrator.sources import model_path
-from teachers.evaluation import DocumentScore, bits_per_byte, score
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte, score
 
 
 def row(bits: float, num_bytes: int) -> DocumentScore:

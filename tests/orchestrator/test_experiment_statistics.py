@@ -21,7 +21,7 @@ from orchestrator.experiment.statistics import (
 )
 from orchestrator.experiment.table import sentence, table
 from orchestrator.outcome import Outcome
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 
 
 def row(bits: float, num_bytes: int = 10) -> DocumentScore:

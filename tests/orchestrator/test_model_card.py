@@ -12,7 +12,7 @@ from orchestrator.checkpoint import Inputs, Position, Tally
 from orchestrator.licences import UNKNOWN, front_matter, model_source, text_source
 from orchestrator.model_card import model_card
 from orchestrator.outcome import Outcome, save_before, save_outcome
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 
 RUN: dict[str, Any] = {
     "student": {

@@ -38,7 +38,7 @@ from orchestrator.student.arrival import Missing
 from orchestrator.student.state import load_weights_into, restore, restore_random_state
 from orchestrator.student.trainer import StudentTrainer
 from orchestrator.student.worker import StudentWorker
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.teacher import Teacher
 
 NUM_DOCUMENTS = 5

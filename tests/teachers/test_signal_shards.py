@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from losses.methods import method_class, method_names
 from losses.mixture import Absent, TeacherScore, Unusable
 from losses.signals import Signal
-from teachers.evaluation import DocumentScore
+from teachers.document_score import DocumentScore
 from teachers.signal_cache.parity import difference
 from teachers.signal_cache.shard import KIND, Shard, encode, kinds_of_signals
 from teachers.signal_cache.tables import decode_head, decode_scores, encode_head, encode_scores

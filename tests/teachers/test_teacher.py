@@ -22,7 +22,8 @@ from losses.signals import IdentifiedStates, Signal, TokenLikelihoods, pack, unp
 from teachers.actor import TeacherSpec
 from teachers.backends.transformers import LanguageModel
 from teachers.batching import token_budget_batches
-from teachers.evaluation import DocumentScore, bits_per_byte, score
+from teachers.document_score import DocumentScore
+from teachers.evaluation import bits_per_byte, score
 from teachers.source import ModelSource
 from teachers.teacher import Teacher
 
