@@ -1,5 +1,6 @@
 """A student engine in plain torch, and a small distillation with two unlike teachers."""
 
+import logging
 import pickle
 import subprocess
 import sys
@@ -268,3 +269,13 @@ def fetched() -> Callable[[str], Path]:
             pytest.skip(str(error))
 
     return find
+
+
+@pytest.fixture
+def log_levels() -> Iterator[None]:
+    """Put the log levels back that the command line sets."""
+    loggers = [logging.getLogger(name) for name in ("orchestrator", "teachers", "losses")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)

@@ -1,7 +1,6 @@
 """The command line: exit codes, what is printed, and no traceback for what a user can mend."""
 
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,15 +31,7 @@ from orchestrator.errors import (
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-@pytest.fixture(autouse=True)
-def levels() -> Iterator[None]:
-    """Put the log levels back that the command line sets."""
-    loggers = [logging.getLogger(name) for name in ("orchestrator", "teachers", "losses")]
-    before = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
+pytestmark = pytest.mark.usefixtures("log_levels")
 
 
 def run(*arguments: str) -> Result:

@@ -1,8 +1,6 @@
 """`tutelage ensemble` on small models."""
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,15 +8,7 @@ from typer.testing import CliRunner, Result
 
 from orchestrator.cli import app
 
-
-@pytest.fixture(autouse=True)
-def levels() -> Iterator[None]:
-    """Put the log levels back that the command line sets."""
-    loggers = [logging.getLogger(name) for name in ("orchestrator", "teachers", "losses")]
-    before = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, before, strict=True):
-        logger.setLevel(level)
+pytestmark = pytest.mark.usefixtures("log_levels")
 
 
 def run(*arguments: object) -> Result:
