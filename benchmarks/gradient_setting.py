@@ -32,8 +32,10 @@ from orchestrator.student.module import DistillModule, Term
 from orchestrator.student.objective import Objective
 from orchestrator.student.worker import StudentSpec, TermSpec, load_student
 from teachers.backends.transformers import LanguageModel, hidden_states
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 from teachers.source import ModelSource
-from teachers.teacher import DocumentSignals, HeadWeights, Teacher
+from teachers.teacher import Teacher
 from teachers.tokenizer import Tokenizer
 
 GLOBAL_BATCH = 8

@@ -29,8 +29,9 @@ from orchestrator.specs import student_spec, teacher_specs
 from orchestrator.student.deepspeed import prepare_environment
 from orchestrator.student.worker import build_trainer, join_group
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
 from teachers.evaluation import bits_per_byte
-from teachers.teacher import DocumentSignals, HeadWeights
+from teachers.head_weights import HeadWeights
 
 ARMS = {"ce": (), "smollm2": ("smollm2",), "gemma": ("gemma",), "both": ("smollm2", "gemma")}
 

@@ -11,6 +11,8 @@ from losses.base import Method
 from losses.document import Document
 from losses.mixture import Metric
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 from teachers.kinds import build_teacher
 from teachers.process_log import ProcessLog
 from teachers.process_memory import Peak, ProcessMemory
@@ -19,7 +21,7 @@ from teachers.snapshot import SnapshotTeacher, newest_version
 from teachers.source import ModelSource
 from teachers.speaker import Speaker
 from teachers.stopwatch import Stopwatch, Worked
-from teachers.teacher import DocumentSignals, HeadWeights, Teacher
+from teachers.teacher import Teacher
 from teachers.teacher_source import TeacherSource
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from pathlib import Path
 from losses.document import Document
 from losses.signals import Signal
 from teachers.backends.transformers import LanguageModel
+from teachers.document_signals import DocumentSignals
 from teachers.source import ModelSource
-from teachers.teacher import DocumentSignals, Teacher
+from teachers.teacher import Teacher
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from typing import Protocol, runtime_checkable
 
 from losses.document import Document
 from teachers.document_score import DocumentScore
-from teachers.teacher import DocumentSignals, HeadWeights
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 
 
 @runtime_checkable

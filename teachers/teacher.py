@@ -3,52 +3,24 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
-import numpy as np
 import torch
-from jaxtyping import Shaped
 
 from losses.base import Method
 from losses.document import Document
 from losses.mixture import Metric, TeacherScore, Unusable
-from losses.prediction import Head, Prediction
-from losses.signals import Signal, pack, unpack
+from losses.prediction import Prediction
+from losses.signals import pack
 from teachers.backends.transformers import LanguageModel
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
 from teachers.evaluation import score, teacher_score
+from teachers.head_weights import HeadWeights
 from teachers.routed import absent_row, routed_signals, signals_by_part
 from teachers.soundness import flaw_of_signals, flaw_of_states
 from teachers.token_budget import TokenBudget
 
 log = logging.getLogger(__name__)
-
-DocumentSignals: TypeAlias = tuple[Signal, ...]
-"""One document's signals, one for each of the teacher's methods, in their order; then the teacher's
-score, if it is asked for."""
-
-
-@dataclass(frozen=True)
-class HeadWeights:
-    """A teacher's head as arrays, sent to the student once."""
-
-    weight: Shaped[np.ndarray, "vocab hidden"]
-    bias: Shaped[np.ndarray, "vocab"] | None
-    num_valid: int
-    scale: float
-    softcap: float | None
-
-    def head(self, device: torch.device) -> Head:
-        """The head rebuilt, frozen."""
-        weight = unpack(self.weight)
-        linear = torch.nn.Linear(
-            weight.shape[1], weight.shape[0], bias=self.bias is not None, device="meta"
-        )
-        linear.weight = torch.nn.Parameter(weight.to(device), requires_grad=False)
-        if self.bias is not None:
-            linear.bias = torch.nn.Parameter(unpack(self.bias).to(device), requires_grad=False)
-        return Head(linear, self.num_valid, self.scale, self.softcap)
 
 
 class Teacher:

@@ -28,9 +28,9 @@ from orchestrator.signal_cache.writer import CacheWriter
 from orchestrator.specs import teacher_specs
 from orchestrator.stream import StepBatch
 from teachers.actor import TeacherSpec
+from teachers.document_signals import DocumentSignals
 from teachers.signal_cache.cache import SignalCache
 from teachers.speaker import Speaker
-from teachers.teacher import DocumentSignals
 
 SHARD_BYTES = 1 << 26
 """A shard is written once its signals take so many bytes."""

@@ -13,11 +13,12 @@ from typing import Literal
 from losses.document import Document
 from orchestrator.atomic import atomic_write_bytes
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 from teachers.signal_cache.cache import SHARDS, StoredShard, stored_shards
 from teachers.signal_cache.manifest import ShardFacts
 from teachers.signal_cache.shard import encode
 from teachers.signal_cache.tables import encode_head, encode_scores
-from teachers.teacher import DocumentSignals, HeadWeights
 
 
 class CacheWriter:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from losses.document import Document
 from losses.mixture import Unusable
 from orchestrator.student.trainer import StudentTrainer
+from teachers.document_signals import DocumentSignals
 from teachers.routed import absent_row
-from teachers.teacher import DocumentSignals
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from losses.document import Document
 from losses.mixture import Absent, Scheme, TeacherScore
 from orchestrator.student.ensemble import EnsembleTerm
 from orchestrator.student.module import Example, Term
-from teachers.teacher import DocumentSignals
+from teachers.document_signals import DocumentSignals
 
 
 def example_of(document: Document, tokens: Tokens, row: DocumentSignals) -> Example:

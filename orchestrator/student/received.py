@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from losses.signals import Signal
-from teachers.teacher import DocumentSignals
+from teachers.document_signals import DocumentSignals
 
 
 @dataclass

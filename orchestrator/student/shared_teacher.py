@@ -19,7 +19,9 @@ from orchestrator.student.adapters import adapters_off
 from teachers.actor import TeacherSpec
 from teachers.backends.transformers import LanguageModel, head_of
 from teachers.document_score import DocumentScore
-from teachers.teacher import DocumentSignals, HeadWeights, Teacher
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
+from teachers.teacher import Teacher
 from teachers.tokenizer import Tokenizer
 
 

@@ -26,8 +26,8 @@ from orchestrator.student.objective import Objective
 from orchestrator.student.shared_teacher import SharedTeacher
 from orchestrator.student.state import save_state
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
 from teachers.evaluation import score
-from teachers.teacher import DocumentSignals
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,11 @@ from orchestrator.student.tokenizer_folder import save_tokenizer
 from orchestrator.student.trainer import StepReport
 from orchestrator.student.versions import Spoken, save_version
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 from teachers.process_log import ProcessLog
 from teachers.process_memory import Peak, ProcessMemory
 from teachers.snapshot import without_version
-from teachers.teacher import DocumentSignals, HeadWeights
 
 __all__ = [
     "StudentSpec",

@@ -10,14 +10,15 @@ from losses.document import Document
 from losses.mixture import Metric
 from losses.told import Told, ToldPrediction
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
 from teachers.evaluation import document_score, teacher_score
+from teachers.head_weights import HeadWeights
 from teachers.routed import absent_row, routed_signals, signals_by_part
 from teachers.server.client import Client, served_model
 from teachers.server.dialects import ANSWERS, Answer, request_of
 from teachers.server.parity import Parity
 from teachers.server.prompt import Prompt
 from teachers.server.told import nothing_told, told_of
-from teachers.teacher import DocumentSignals, HeadWeights
 from teachers.tokenizer import Tokenizer
 
 

@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from losses.document import Document
 from teachers.chat import TemplateChoice
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 from teachers.reading import Reading
 from teachers.signal_cache.manifest import Manifest, ShardFacts
 from teachers.signal_cache.shard import Shard
 from teachers.signal_cache.tables import decode_head, decode_scores
 from teachers.source import ModelSource
-from teachers.teacher import DocumentSignals, HeadWeights
 from teachers.tokenizer import Tokenizer
 
 MANIFEST = "manifest.json"

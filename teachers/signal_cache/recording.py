@@ -5,9 +5,10 @@ from typing import Protocol, runtime_checkable
 
 from losses.document import Document
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 from teachers.routed import signals_by_part
 from teachers.speaker import Speaker
-from teachers.teacher import DocumentSignals, HeadWeights
 
 
 @runtime_checkable

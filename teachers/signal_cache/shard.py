@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from losses.methods import method_class, method_names
 from losses.signals import Signal
-from teachers.teacher import DocumentSignals
+from teachers.document_signals import DocumentSignals
 
 ROWS = "rows"
 """Key of the metadata: for each document a list of its signals' kinds and plain fields, as JSON."""

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from teachers.document_score import DocumentScore
-from teachers.teacher import HeadWeights
+from teachers.head_weights import HeadWeights
 
 
 def encode_scores(scores: Sequence[DocumentScore]) -> bytes:

@@ -7,11 +7,12 @@ from losses.base import Method
 from losses.document import Document
 from losses.mixture import Metric
 from teachers.document_score import DocumentScore
+from teachers.document_signals import DocumentSignals
+from teachers.head_weights import HeadWeights
 from teachers.routed import absent_row, routed_signals, signals_by_part
 from teachers.signal_cache.cache import SignalCache
 from teachers.signal_cache.manifest import place_of
 from teachers.speaker import Speaker
-from teachers.teacher import DocumentSignals, HeadWeights
 
 FEW = 4
 """Documents that the probe gets, at most."""

@@ -28,7 +28,8 @@ from orchestrator.student.schedule import resume_schedule
 from orchestrator.student.stages import StagedParameters
 from orchestrator.student.trainer import Objective, StudentTrainer
 from teachers.backends.transformers import LanguageModel
-from teachers.teacher import DocumentSignals, Teacher
+from teachers.document_signals import DocumentSignals
+from teachers.teacher import Teacher
 
 ZERO: dict[int, dict[str, Any]] = {
     0: {},

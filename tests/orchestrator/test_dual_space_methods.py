@@ -16,8 +16,9 @@ from orchestrator.student.module import Term
 from orchestrator.student.state import load_weights_into, restore, save_state
 from orchestrator.student.trainer import Objective, StudentTrainer
 from orchestrator.student.worker import StudentSpec, TermSpec
+from teachers.head_weights import HeadWeights
 from teachers.source import ModelSource
-from teachers.teacher import HeadWeights, Teacher
+from teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
 METHODS = [

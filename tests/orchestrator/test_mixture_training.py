@@ -36,8 +36,9 @@ from orchestrator.student.objective import Objective
 from orchestrator.student.state import load_weights_into, restore
 from orchestrator.student.trainer import StepReport, StudentTrainer
 from teachers.backends.transformers import LanguageModel
+from teachers.document_signals import DocumentSignals
 from teachers.evaluation import score
-from teachers.teacher import DocumentSignals, Teacher
+from teachers.teacher import Teacher
 
 METHODS = {"same": (Kl(), Alm(temperature=5.0)), "other": (Alm(temperature=5.0),)}
 WEIGHTS = (0.5, 1.0, 0.3, 2.0)

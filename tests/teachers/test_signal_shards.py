@@ -15,10 +15,11 @@ from losses.methods import method_class, method_names
 from losses.mixture import Absent, TeacherScore, Unusable
 from losses.signals import Signal
 from teachers.document_score import DocumentScore
+from teachers.head_weights import HeadWeights
 from teachers.signal_cache.parity import difference
 from teachers.signal_cache.shard import KIND, Shard, encode, kinds_of_signals
 from teachers.signal_cache.tables import decode_head, decode_scores, encode_head, encode_scores
-from teachers.teacher import HeadWeights, Teacher
+from teachers.teacher import Teacher
 
 BITS = {"int16": "bfloat16 patterns", "float16": "half", "float32": "single"}
 """Formats of an array whose annotation leaves it open."""
