@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from orchestrator.config import RunConfig, load_run, parse_run
+from orchestrator.config import RunConfig, load_run
 from orchestrator.continuation import FREE, REGROUPING, changed_keys, check_continuation
 from orchestrator.errors import ConfigError
 from orchestrator.run_folder import (
