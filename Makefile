@@ -12,7 +12,8 @@ help:
 	@echo "make test    the CPU test suite;  make fast: without Ray and slow tests"
 	@echo "make nightly the tests that take minutes each"
 	@echo "make check   ruff, mypy, import-linter;  make format: let ruff repair what it can"
-	@echo "make bench   benchmarks;  make golden: rewrite the golden numbers (read the diff)"
+	@echo "make bench   the usual benchmarks (all: python -m benchmarks --help)"
+	@echo "make golden  rewrite the golden numbers (read the diff)"
 	@echo "make clean   remove .venv, caches and builds (runs/ stays)"
 
 setup: $(STAMP)

@@ -1,7 +1,7 @@
 """What a run survives: fault × times injected × survived × weights equal to a run left alone.
 
-    python -m benchmarks.faults --steps 8 --out faults.jsonl
-    python -m benchmarks.faults --only teacher-killed rank-killed
+    python -m benchmarks faults --steps 8 --out faults.jsonl
+    python -m benchmarks faults --only teacher-killed rank-killed
 
 The run is ``smoke.yaml``: two toy teachers, a toy student, all real processes. Faults come from
 outside, by signals to the processes, and by a copy of a teacher whose weights are broken for some
@@ -17,6 +17,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,13 @@ class Injector:
                 self.hit.append(pid)
         return self._gather(arm, request, timeout_s)
 
+    def end(self) -> None:
+        """Kill what was only stopped: nobody else could."""
+        if self.signum == signal.SIGSTOP:
+            for pid in self.hit:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def __post_init__(self) -> None:
         self._gather = orchestrator.arm.gather
         self._done: dict[str, set[int]] = {}
@@ -110,6 +118,7 @@ class Lab:
             survived, said = f"no, exit {exit_code(error)}", str(error)
         finally:
             orchestrator.arm.gather = plain
+            inject.end()
         seconds = round(time.perf_counter() - start, 1)
         return Row(name, len(inject.hit), survived, self._equal(folder), seconds, said)
 
@@ -251,8 +260,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=sorted(FAULTS), default=list(FAULTS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    rows = measure(options.only, options.steps, options.out)
-    show("What a run survives", [asdict(row) for row in rows])
+    if options.steps < 3:
+        parser.error("--steps: expected at least 3, the faults fall on different ones")
+    alone, *rows = measure(options.only, options.steps, options.out)
+    times = [{"/ left alone": f"{row.seconds / alone.seconds:.1f}"} for row in (alone, *rows)]
+    shown = [asdict(row) for row in (alone, *rows)]
+    show("What a run survives", [row | more for row, more in zip(shown, times, strict=True)])
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 The real stream drives them over real Ray actors. A system that asks its teachers one after another
 and then trains takes the sum; here a step may take 1.08 times the largest of them. The time is that
 of the steps after the first, which fills the stream.
+
+    python -m benchmarks overlap [--steps 10] [--teachers 8]
 """
 
+import argparse
 import sys
 import time
 from collections import Counter, defaultdict
@@ -14,6 +17,7 @@ from typing import Any
 
 import ray
 
+from benchmarks.local_ray import local_ray
 from benchmarks.simulated_teachers import SimulatedStudent, SimulatedTeacher
 from benchmarks.table import show
 from losses.document import text_document
@@ -25,7 +29,6 @@ LIMIT = 1.08
 """Longest step, in units of its slowest part."""
 L = 0.5
 """Seconds of a teacher's answer, and of the student's step."""
-STEPS = 11
 BYTES_PER_TOKEN = 1152.0
 """As hidden states of 576 numbers in 16 bits."""
 DOCUMENTS = [text_document(str(index), "four" * 64) for index in range(8)]
@@ -67,21 +70,19 @@ class StepSeen:
 
 def main() -> None:
     """Print a row for each case; exit code 1 if a step takes too long."""
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    try:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=10, help="that are counted")
+    parser.add_argument("--teachers", type=int, default=8, help="cases with at most so many")
+    asked = parser.parse_args()
+    chosen = [case for case in CASES if len(case.teachers) <= asked.teachers]
+    with local_ray():
         actors = Actors()
-        found = {case: measure(case, actors) for case in CASES}
-    finally:
-        ray.shutdown()
-    show("Overlap: seconds a step", [_row(case, steps) for case, steps in found.items()])
+        found = {case: measure(case, actors, asked.steps) for case in chosen}
+    title = f"Overlap: seconds a step, mean of {asked.steps}"
+    show(title, [_row(case, steps) for case, steps in found.items()])
     late = [case for case, steps in found.items() if _step(steps) > LIMIT * case.slowest]
     if late:
-        sys.exit(f"{len(late)} of {len(CASES)} cases above {LIMIT} times their slowest part")
+        sys.exit(f"{len(late)} of {len(chosen)} cases above {LIMIT} times their slowest part")
 
 
 @dataclass
@@ -110,15 +111,15 @@ class Actors:
         return self._students[seconds]
 
 
-def measure(case: Case, actors: Actors) -> list[StepSeen]:
+def measure(case: Case, actors: Actors, steps: int) -> list[StepSeen]:
     """Drive the stream with these actors; the first step is not counted."""
     teachers, student = actors.teachers(case.teachers), actors.student(case.student)
     ray.get([actor.ready.remote() for actor in (*teachers.values(), student)])
-    return list(_steps(teachers, student))[1:]
+    return list(_steps(teachers, student, 1 + steps))[1:]
 
 
-def _steps(teachers: dict[str, Any], student: Any) -> Iterator[StepSeen]:
-    batches = (StepBatch.of(step, DOCUMENTS, num_ranks=1) for step in range(STEPS))
+def _steps(teachers: dict[str, Any], student: Any, count: int) -> Iterator[StepSeen]:
+    batches = (StepBatch.of(step, DOCUMENTS, num_ranks=1) for step in range(count))
     began = time.perf_counter()
     for request in stream(batches, teachers, Ahead(2)):
         (shard,), (references,) = request.batch.shards, request.references
@@ -141,11 +142,12 @@ def _row(case: Case, steps: list[StepSeen]) -> dict[str, object]:
         for part in ("/busy_s", "/idle_s")
     )
     return {
-        "teachers": " ".join(f"{seconds:g}" for seconds in case.teachers),
+        "teachers": " ".join(f"{n} × {s:g}" for s, n in Counter(case.teachers).items()),
         "student": f"{case.student:g}",
         "step": f"{step:.3f}",
-        "of the slowest": f"{step / case.slowest:.3f}",
+        "/ slowest": f"{step / case.slowest:.3f}",
         "serial": f"{case.serial:g}",
+        "serial / step": f"{case.serial / step:.2f}",
         "student waits": f"{waited:.3f}",
         "teacher busy": f"{sum(busy) / len(busy):.3f}",
         "teacher idle": f"{sum(idle) / len(idle):.3f}",

@@ -1,8 +1,12 @@
-"""The tables of docs/scaling.md, from the formulas of ``orchestrator.planning.scaling``.
+"""The tables of docs/scaling.md, from formulas: nothing is measured here.
 
-python -m benchmarks.scaling
+    python -m benchmarks scaling
+
+The formulas are those of ``orchestrator.planning.scaling``; ``benchmarks/simulate.py`` holds them
+against the real stream.
 """
 
+import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -34,6 +38,7 @@ NODES = (1, 2, 4, 8, 16)
 
 def main() -> None:
     """Print all tables in Markdown."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for title, table in TABLES.items():
         print(f"\n## {title}\n\n{markdown(list(table()))}")
 
@@ -59,7 +64,9 @@ def rate_table() -> Iterator[dict[str, object]]:
     for name, options in METHODS:
         rates = {}
         for count in COUNTS:
-            job = Job(count, "8B", "1B", signal_bytes(method_class(name)(**options), "8B"))
+            method: Method = method_class(name)(**options)
+            heads = int(method.needs_teacher_head)
+            job = Job(count, "8B", "1B", signal_bytes(method, "8B"), heads=heads)
             rates[f"{count} teachers"] = rate_text(forecast(job, cluster).wire)
         yield {"method": f"`{name}`{_shown(options)}", **rates}
 
@@ -107,7 +114,8 @@ def network_table() -> Iterator[dict[str, object]]:
     cluster = Cluster(nodes=max(NODES))
     for student in ("1B", "8B"):
         for count in COUNTS:
-            job = Job(count, "8B", student, 1.0, ranks=max(4, ranks_for(student, cluster)))
+            ranks = max(4, ranks_for(student, cluster))
+            job = Job(count, "8B", student, 1.0, ranks=ranks, heads=0)
             found = forecast(job, cluster)
             limits = {
                 name: f"{found.seconds['student'] / found.seconds[key]:,.0f}"

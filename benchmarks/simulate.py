@@ -4,11 +4,10 @@ Every teacher is a Ray actor of its own that sleeps and sends bytes (no torch in
 prefetch, object store and fetching are those of a run. What ``orchestrator.planning.scaling`` says
 of the same numbers stands beside what was measured.
 
-    python -m benchmarks.simulate [--teachers 8] [--steps 10]
+    python -m benchmarks simulate [--teachers 8] [--steps 10]
 """
 
 import argparse
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import ray
 
+from benchmarks.local_ray import local_ray
 from benchmarks.simulated_teachers import (
     BYTES_OF_A_TOKEN,
     SimulatedStudent,
@@ -87,19 +87,11 @@ def cases(teachers: int) -> list[Case]:
 def main() -> None:
     """Print the table."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--teachers", type=int, default=8)
-    arguments.add_argument("--steps", type=int, default=10)
+    arguments.add_argument("--teachers", type=int, default=8, help="actors, such as 64")
+    arguments.add_argument("--steps", type=int, default=10, help="that are counted, of each case")
     asked = arguments.parse_args()
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        num_cpus=max(asked.teachers + 1, os.cpu_count() or 1),
-        log_to_driver=False,
-    )
-    try:
+    with local_ray():
         rows = list(_rows(Actors.start(asked.teachers), cases(asked.teachers), asked.steps))
-    finally:
-        ray.shutdown()
     show(f"Simulated teachers, {DOCUMENTS} documents of {TOKENS} tokens a step", rows)
 
 

@@ -2,9 +2,10 @@
 
 The rule: at most 1 kB more than the fields for each signal, and at most 10 % more above 64 kB.
 
-    python -m benchmarks.wire
+    python -m benchmarks wire
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 from ray.experimental.locations import get_local_object_locations
 
+from benchmarks.local_ray import local_ray
 from benchmarks.table import show
 from losses.document import Document, text_document
 from losses.methods import method_class, method_names
@@ -65,11 +67,13 @@ class Sent:
 
 def main() -> None:
     """Print a row for each model and method; end with an error if one breaks the rule."""
-    ray.init(address="local", include_dashboard=False, num_cpus=1, log_to_driver=False)
-    try:
-        rows = [row for name in MODELS for row in _rows(name)]
-    finally:
-        ray.shutdown()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="asset:NAME")
+    asked = parser.parse_args()
+    with local_ray():
+        rows = [row for name in asked.models for row in _rows(name)]
+    if not rows:
+        raise SystemExit("no model is there")
     show("What Ray stores for signals, bytes", rows)
     if broken := [row["method"] for row in rows if row["rule"] != "kept"]:
         raise SystemExit(f"more than {ENVELOPE} bytes beside the fields: {broken}")

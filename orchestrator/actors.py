@@ -14,6 +14,7 @@ from orchestrator.errors import (
     RankLost,
     ResourcesError,
     SilentRank,
+    SilentTeacher,
     TeacherLost,
     TrainingDiverged,
     WorkerLost,
@@ -77,7 +78,7 @@ def collect(references: Mapping[str, Any], timeout_s: float, doing: str) -> dict
         doing: what they do, for messages: "training step 3".
 
     Raises:
-        TeacherLost: a teacher died for good, or did not answer in time.
+        TeacherLost: a teacher died for good, did not answer in time, or cannot reach its server.
         RankLost: a student rank died.
         SilentRank: a student rank did not answer in time.
         ResourcesError: the machine ran out of memory.
@@ -100,7 +101,7 @@ def _late(names: Sequence[str], timeout_s: float, doing: str) -> WorkerLost:
         "it is only slow"
     )
     ranks = tuple(filter(is_rank, late))
-    return SilentRank(text, ranks) if ranks else TeacherLost(text)
+    return SilentRank(text, ranks) if ranks else SilentTeacher(text)
 
 
 def kill(handles: Iterable[Any]) -> None:
@@ -122,6 +123,8 @@ def _answer(
             _raise_if_dead([other for other in others if is_rank(names[other])], names, doing)
         if isinstance(cause, RayActorError):  # of whoever made what this one was given
             raise TeacherLost(f"a teacher died while {name} was {doing}: {cause}") from error
+        if isinstance(cause, ConnectionError) and not is_rank(name):
+            raise TeacherLost(f"{cause} (while {doing})") from error
         if isinstance(cause, MemoryError):
             raise ResourcesError(str(cause)) from error
         raise cause from error
@@ -131,15 +134,31 @@ def _answer(
             "data.max_length or a teacher's token_budget, or close other programs"
         ) from error
     except RayActorError as error:
-        if (own := cause_of_death(error)) is not None:
-            raise own from error
         raise lost(name, doing, error) from error
+
+
+def loaded(references: Mapping[str, Any], timeout_s: float) -> None:
+    """Wait until all have their models; what one raised while it was built is raised as it is.
+
+    Later such an error is that of a process that could not start again: it counts as lost.
+
+    Raises:
+        WorkerLost: see ``collect``.
+        Exception: an actor's own error.
+    """
+    try:
+        collect(references, timeout_s, "loading its model")
+    except WorkerLost as error:
+        if isinstance(died := error.__cause__, RayActorError) and (own := cause_of_death(died)):
+            raise own from error
+        raise
 
 
 def lost(name: str, doing: str, error: RayActorError) -> WorkerLost:
     """What to raise when a process is gone for good."""
     kind = RankLost if is_rank(name) else TeacherLost
-    return kind(f"{name} died while {doing}: {error}")
+    own = cause_of_death(error)
+    return kind(f"{name} died while {doing}: {error if own is None else own}")
 
 
 def cause_of_death(error: RayActorError) -> Exception | None:

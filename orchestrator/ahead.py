@@ -6,9 +6,6 @@ from typing import Any, TypeAlias
 
 from ray.experimental.locations import get_local_object_locations
 
-INLINED_BYTES = 100 * 1024
-"""Smaller results are kept by their owner, whose own memory they take."""
-
 Sizes: TypeAlias = Callable[[Sequence[Any]], list[int | None]]
 """Bytes of what is behind each reference; None while it is not there."""
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,8 +23,9 @@ from orchestrator.interruption import StopRequest
 from orchestrator.metrics import MetricsWriter, fault_metrics, gradient_shares, step_metrics
 from orchestrator.quarantine import Quarantine
 from orchestrator.renewal import Renewal
+from orchestrator.replicas import Replicas
 from orchestrator.stream import Request, StepBatch, stream
-from orchestrator.student.arrival import Bad
+from orchestrator.student.arrival import Arrival, Bad
 from orchestrator.student.trainer import StepReport
 from orchestrator.work import work_metrics
 from teachers.document_score import DocumentScore
@@ -84,6 +86,8 @@ def train_arm(arm: Arm, course: Course, start: Position, progress: Progress) -> 
     quarantine = course.quarantine(tally)
     quarantine.begin()
     course.stop.check(f"nothing was trained since {_place(start.step)}")
+    arm.attendance.rule = course.config.faults.teacher_lost
+    arm.attendance.pause = partial(_stop_if_asked, arm, course, tally)
     _require_space(arm, course, model_only=not config.save_steps)
     psutil.cpu_percent()  # the next call tells the mean since this one
     batches = batches_from(start.step, course.train, course.config)
@@ -133,11 +137,42 @@ def gather(arm: Arm, request: Request, timeout_s: float) -> list[Bad]:
                 arm.students.items(), batch.shards, request.references, strict=True
             )
         }
-        arrivals = collect(pending, limit, f"receiving the signals of step {step}").values()
+        answers = collect(pending, limit, f"receiving the signals of step {step}")
+        arrivals = [answers[name] for name in arm.students]
         missing = [arrival.missing for arrival in arrivals if arrival.missing is not None]
         if not missing:
             return [bad for arrival in arrivals for bad in arrival.bad]
-        arm.attendance.lose(missing[0], step)
+        if not ask_again(arm, request, arrivals):
+            arm.attendance.lose(missing[0], step)
+
+
+def ask_again(arm: Arm, request: Request, arrivals: Sequence[Arrival]) -> bool:
+    """Ask for what lost replicas owe to the ranks, of those that stand in for them.
+
+    Args:
+        arm: with the teachers that are left.
+        request: gets the new references.
+        arrivals: what each rank has.
+
+    Returns:
+        False if nothing was owed.
+    """
+    found = False
+    shards = zip(arrivals, request.batch.shards, request.references, strict=True)
+    for missing, shard, references in ((a.missing, s, r) for a, s, r in shards):
+        handle = arm.teachers.get(missing.teacher) if missing and missing.died else None
+        if missing and isinstance(handle, Replicas):
+            owed = references[missing.teacher]
+            references[missing.teacher] = handle.again(owed, shard)
+            found |= references[missing.teacher] != owed
+    return found
+
+
+def _stop_if_asked(arm: Arm, course: Course, tally: Tally, step: int) -> None:
+    """Save what is trained before ``step`` and stop, if a signal asked for it."""
+    if course.stop.signum is not None and step:
+        save_checkpoint(arm, course, step, tally)
+    course.stop.check(f"{_place(step)} is what --resume continues from")
 
 
 def _ahead(config: RunConfig) -> Ahead:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import ray
 from tenacity import retry, retry_if_exception_message, stop_after_attempt
 
 from orchestrator.config import Resources, RunConfig
+from orchestrator.environment import num_cpus
 from orchestrator.errors import ResourcesError
 
 WORKER_VARIABLES = {
@@ -28,9 +30,18 @@ WORKER_VARIABLES = {
 }
 
 
+ANSWER_S = 20.0
+"""Seconds in which a named cluster must take a connection."""
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What the cluster has in all."""
+    """What the processes share out.
+
+    Args:
+        num_cpus: cores of this machine, or of a cluster's largest node: no process spans two.
+        num_gpus: in the whole cluster.
+    """
 
     num_cpus: int
     num_gpus: float
@@ -40,30 +51,55 @@ class Machine:
 def running(config: RunConfig) -> Iterator[Machine]:
     """Join the cluster that is named, or run Ray here: on loopback, without dashboard.
 
-    ``resources.address`` names it, or else ``RAY_ADDRESS``.
-
     Workers run in a new empty folder: Ray puts the driver's folder first on their import path,
     and a user's own ``losses/`` there would shadow ours.
 
     Raises:
-        ResourcesError: a cluster has fewer CPUs than the actors ask for.
+        ResourcesError: nobody answers at the address, or the cluster has fewer CPUs than the actors
+            ask for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would start workers ahead that no actor can use: each has an environment of its own.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    address = config.resources.address
-    local = address is None and "RAY_ADDRESS" not in os.environ
+    address = cluster_address(config)
+    if address is not None:
+        _check_answers(address)
     with tempfile.TemporaryDirectory(prefix="tutelage-") as empty:
         _start_ray(
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"working_dir": empty, "env_vars": WORKER_VARIABLES},
-            **(_local_options(config) if local else {"address": address}),
+            **(_local_options(config) if address is None else {"address": address}),
         )
         try:
-            yield _machine(config, local=local)
+            yield _machine(config, local=address is None)
         finally:
             ray.shutdown()
+
+
+def cluster_address(config: RunConfig) -> str | None:
+    """``resources.address``, or else ``RAY_ADDRESS``; None is this machine alone.
+
+    As in Ray, an empty ``RAY_ADDRESS`` names nothing, ``local`` is this machine, and ``auto`` is
+    what ``RAY_ADDRESS`` names before it is a Ray that is found here.
+    """
+    asked, variable = config.resources.address, os.environ.get("RAY_ADDRESS")
+    address = variable or asked if asked in (None, "auto") else asked
+    return None if address in ("", "local") else address
+
+
+def _check_answers(address: str) -> None:
+    """Look whether anybody listens there: Ray itself tries for many minutes, without a word."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # ``auto``, or a form that Ray knows
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        raise ResourcesError(
+            f"no Ray answers at {address} ({error}); expected resources.address, or RAY_ADDRESS, "
+            "to be host:port of a node that runs it (ray start --head)"
+        ) from error
 
 
 @retry(
@@ -85,7 +121,7 @@ def _local_options(config: RunConfig) -> dict[str, Any]:
         "address": "local",
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
-        "num_cpus": math.ceil(max(os.cpu_count() or 1, cpus_asked(config))),
+        "num_cpus": math.ceil(max(num_cpus(), cpus_asked(config))),
     }
 
 
@@ -96,8 +132,12 @@ def _machine(config: RunConfig, *, local: bool) -> Machine:
             f"the actors ask for {asked:g} CPUs in all, the cluster has {total.get('CPU', 0):g}; "
             "lower resources.cpus of the student or of teachers"
         )
-    cpus = (os.cpu_count() or 1) if local else int(total["CPU"])
+    cpus = num_cpus() if local else max(1, int(max(map(_cpus_of, ray.nodes()))))
     return Machine(num_cpus=cpus, num_gpus=total.get("GPU", 0.0))
+
+
+def _cpus_of(node: dict[str, Any]) -> float:
+    return float(node["Resources"].get("CPU", 0.0)) if node["Alive"] else 0.0
 
 
 def cpus_asked(config: RunConfig) -> float:
@@ -115,7 +155,8 @@ def fair_gpus(resources: Resources, device: str, config: RunConfig, machine: Mac
         ResourcesError: a GPU is asked for and there is none.
     """
     asked = resources.gpus
-    if device == "cpu" or (asked is None and not machine.num_gpus and device == "auto"):
+    nothing_there = asked is None and not machine.num_gpus and device == "auto"
+    if device == "cpu" or asked == 0 or nothing_there:
         return 0.0
     if not machine.num_gpus:
         raise ResourcesError(

@@ -61,6 +61,7 @@ class Prepared:
         reasons: tokenizer name -> why it cannot read documents exactly -> how many were left out.
         straddling: tokenizer name -> tokens that cover scored bytes but count nowhere, because
             they cover something else as well.
+        longest: tokenizer name -> tokens of the longest document.
     """
 
     documents: tuple[Document, ...]
@@ -68,6 +69,7 @@ class Prepared:
     num_unscored: int
     reasons: dict[str, dict[str, int]]
     straddling: dict[str, int]
+    longest: dict[str, int]
 
     @property
     def quarantined(self) -> dict[str, int]:
@@ -102,6 +104,7 @@ def prepare(
     short, views = [document for document, _ in cut], [view for _, view in cut]
     left, reasons = list(range(len(short))), {}
     lost: dict[str, dict[int, int]] = {}
+    lengths: dict[str, dict[int, int]] = {}
     for tokenizer in tokenizers:
         if tokenizer is not student:
             views = tokenizer.read([short[index] for index in left])
@@ -111,6 +114,11 @@ def prepare(
             index: view.num_straddling(short[index].scored)
             for index, view, reason in zip(left, views, refused, strict=True)
             if isinstance(view, Tokens) and reason is None
+        }
+        lengths[tokenizer.name] = {
+            index: len(view)
+            for index, view in zip(left, views, strict=True)
+            if isinstance(view, Tokens)
         }
         left = list(lost[tokenizer.name])
     kept = [index for index in left if short[index].num_scored_bytes]
@@ -125,6 +133,7 @@ def prepare(
         num_unscored=len(left) - len(kept),
         reasons=reasons,
         straddling={name: sum(counts[index] for index in kept) for name, counts in lost.items()},
+        longest={name: max(found[index] for index in kept) for name, found in lengths.items()},
     )
 
 

@@ -24,6 +24,10 @@ class TeacherLost(WorkerLost):
     """A teacher is gone for good, or silent: ``faults.teacher_lost`` says what follows."""
 
 
+class SilentTeacher(TeacherLost):
+    """A teacher did not answer in time; it may still do so."""
+
+
 class SilentRank(WorkerLost):
     """Student ranks did not answer in time; ``names`` are theirs."""
 

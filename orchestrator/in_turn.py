@@ -2,7 +2,9 @@
 
 A call of a process that is not on the device first sends away the one that is: ``leave`` is queued
 behind the calls that it still has, ``enter`` waits for that, and the call waits for ``enter``. So
-the driver only asks, in the order in which the turns are taken, and waits for none of it.
+the driver only asks, in the order in which the turns are taken, and waits for none of it. One that
+died has left too: ``enter`` gets the reference in a list, which Ray hands over as it is, where the
+bare one would make ``enter`` fail with it.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ class Turns:
         """Let this one onto the device, once whoever has it has left."""
         if one is self._holder:
             return
-        left = None if self._holder is None else self._holder.handle.leave.remote()
+        left = [] if self._holder is None else [self._holder.handle.leave.remote()]
         one.handle.enter.remote(one.device, left)
         self._holder = one
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from teachers.source import ModelSource
 
-WEIGHTS = ("*.safetensors", "*.bin")
+FILES = ("*.safetensors", "*.bin", "config.json")
 SAMPLES = 64
 SAMPLE_BYTES = 1 << 16
 
 
 def model_identity(source: ModelSource) -> str:
-    """A hub model's commit; a folder's weight files by size and by samples of their content.
+    """A hub model's commit; a folder's weight files and config by size and samples of content.
 
     Training changes nearly every number, so 64 samples of 64 KiB tell two models apart and cost
     no more for a large model than for a small one. Copies of a folder have the same identity.
@@ -20,7 +20,7 @@ def model_identity(source: ModelSource) -> str:
     if not folder.is_dir():
         return _commit(source)
     sha = hashlib.sha256()
-    for path in sorted(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+    for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
         sha.update(f"{path.name}:{path.stat().st_size}:".encode())
         _add_samples(sha, path)
     return f"weights {sha.hexdigest()[:16]}"

@@ -25,11 +25,12 @@ from orchestrator.setup import Setup
 from orchestrator.shared import TeacherInside
 from orchestrator.signal_cache.record import recorded
 from orchestrator.sources import teacher_source
-from orchestrator.specs import student_spec, teacher_specs
+from orchestrator.specs import student_spec, teacher_specs, with_longest
 from orchestrator.starting_point import StartingPoint
 from orchestrator.student.spec import StudentSpec
 from orchestrator.turns import take_turns
 from teachers.actor import TeacherSpec
+from teachers.server.client import ServerLost
 
 VERSIONS = "versions"
 """Folder of an arm with the version of the teacher that follows the student."""
@@ -94,9 +95,11 @@ def _specs(course: Course, run: Run, point: StartingPoint) -> list[TeacherSpec]:
     specs = recorded(specs, course.config, run.setup, checked=point.checkpoint is None)
     return [
         replace(
-            spec,
+            with_longest(spec, run.setup),
+            device="cpu" if course.config.resources.offload else spec.device,
             log=log_of(folder, spec.name),
             versions=folder / VERSIONS if spec.follows else None,
+            waits=course.config.faults.teacher_lost == "wait",
         )
         for spec in specs
     ]
@@ -116,10 +119,11 @@ def started_arm(
     state = point.checkpoint / STATE if point.checkpoint else None
     spec = replace(_student(config, run), resume_from=state)
     students: dict[str, Any] = {}
+    attendance = Attendance()
     try:
         students, preparing = actors.start_students(spec, config, placement, folder)
         everybody = teachers.loading | preparing
-        actors.collect(everybody, config.train.timeout_s, "loading its model")
+        actors.loaded(everybody, config.train.timeout_s)
         live, ranks = teachers.live, students
         if config.resources.offload:
             for actor in live.values():  # one that served ranks before may be on the device
@@ -130,15 +134,28 @@ def started_arm(
         renewal = renewal_of(config, folder, speaking, ranks, attendance)
         if renewal is not None:
             renewal.begin(point.position.step, state)
-        _send_heads(config, speaking, ranks)
+        _send_heads(config, attendance, point.position.step)
         attendance.begin()
         yield Arm(ranks, speaking, spec.names, renewal, attendance)
     except SilentRank as error:
         raise WorkerLost(f"{error}. {who_hangs(folder, error.names)}") from error
-    except TeacherLost as error:
-        raise WorkerLost(f"{error}. Logs are in {folder.absolute() / LOGS}") from error
+    except (TeacherLost, ServerLost) as error:
+        text = f"{error}{_too_early(config, attendance)}. Logs are in {folder.absolute() / LOGS}"
+        raise WorkerLost(text) from error
     finally:
         actors.kill(students.values())
+
+
+def _too_early(config: RunConfig, attendance: Attendance) -> str:
+    """Why the rule of the run file does not count, as long as it does not."""
+    rule = config.faults.teacher_lost
+    if rule == attendance.rule:
+        return ""
+    return (
+        f"; faults.teacher_lost: {rule} counts from the first step on, which was not reached: see "
+        "that the teacher can start, or take it out of the run file, then start the run again "
+        "(--resume continues from a checkpoint)"
+    )
 
 
 def _student(config: RunConfig, run: Run) -> StudentSpec:
@@ -161,7 +178,7 @@ def _attendance(
         if teacher.name not in speaking:
             dropped.setdefault(teacher.name, point.position.step)
     return Attendance(
-        rule=config.faults.teacher_lost,
+        rule=config.faults.teacher_lost if point.checkpoint else "abort",
         teachers=speaking,
         live=teachers.live,
         students=students,
@@ -198,23 +215,26 @@ def renewal_of(
                 folder.absolute() / VERSIONS,
                 teacher_source(teacher, config.student).torch_dtype,
                 config.train.timeout_s,
-                partial(_send_head, teacher, config.train.timeout_s, teachers, students),
+                partial(_send_head, teacher, attendance),
                 attendance,
             )
     return None
 
 
-def _send_heads(config: RunConfig, teachers: dict[str, Any], students: dict[str, Any]) -> None:
+def _send_heads(config: RunConfig, attendance: Attendance, step: int) -> None:
     for teacher in config.teachers:
-        if teacher.name in teachers:
-            _send_head(teacher, config.train.timeout_s, teachers, students)
+        if teacher.name in attendance.teachers:
+            _send_head(teacher, attendance, step)
 
 
-def _send_head(
-    teacher: TeacherConfig, timeout_s: float, teachers: dict[str, Any], students: dict[str, Any]
-) -> None:
+def _send_head(teacher: TeacherConfig, attendance: Attendance, step: int) -> None:
     """A head goes from its teacher to the ranks through the object store, once a version."""
+    name = teacher.name
+
+    def ask() -> dict[str, Any]:
+        head = attendance.teachers[name].head_weights.remote()
+        ranks = attendance.students.items()
+        return {number: rank.set_head.remote(name, head) for number, rank in ranks}
+
     if any(entry.method.needs_teacher_head for entry in teacher.methods):
-        head = teachers[teacher.name].head_weights.remote()
-        pending = {n: s.set_head.remote(teacher.name, head) for n, s in students.items()}
-        actors.collect(pending, timeout_s, f"receiving {teacher.name}'s head")
+        attendance.hear(name, ask, f"receiving {name}'s head", step)

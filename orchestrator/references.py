@@ -69,8 +69,17 @@ def find_references(config: RunConfig) -> Found:
         else:
             check = _check_of(reference)
             problems += [f"{reference.place}: {text}" for text in check(path, reference.text)]
-    problems += [f"output_dir: {text}" for text in output_problems(config.output_dir)]
+    for place, folder in _written_folders(config):
+        problems += [f"{place}: {text}" for text in output_problems(folder)]
     return Found(tuple(problems), tuple(unfetched))
+
+
+def _written_folders(config: RunConfig) -> Iterator[tuple[str, Path]]:
+    """Every folder that the run writes into, with its YAML path."""
+    yield "output_dir", config.output_dir
+    for index, teacher in enumerate(config.teachers):
+        if teacher.record is not None:
+            yield teacher_place(config, index, "record"), Path(teacher.record)
 
 
 def require_references(config: RunConfig) -> None:

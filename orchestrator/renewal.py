@@ -14,12 +14,11 @@ from typing import Any
 import torch
 
 from orchestrator.actors import collect
+from orchestrator.atomic import atomic_folder, discard, remove_leftovers
 from orchestrator.attendance import Attendance
-from orchestrator.errors import TeacherLost
-from orchestrator.student.arrival import Missing
 from orchestrator.student.versions import Spoken
 from orchestrator.student.worker import TEACHER
-from teachers.snapshot import NAME
+from teachers.snapshot import NAME, versions
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Renewal:
         folder: holds the version that is spoken.
         dtype: number format of its averaged weights.
         timeout_s: seconds in which all must have answered.
-        renewed: called after each one, to send what hangs on the weights.
+        renewed: called after each one with its step, to send what hangs on the weights.
         attendance: knows whether the teacher is dropped, and what to do when it is lost.
     """
 
@@ -45,7 +44,7 @@ class Renewal:
     folder: Path
     dtype: torch.dtype
     timeout_s: float
-    renewed: Callable[[], None]
+    renewed: Callable[[int], None]
     attendance: Attendance = field(default_factory=Attendance)
 
     def is_due(self, step: int) -> bool:
@@ -62,6 +61,7 @@ class Renewal:
         Raises:
             ValueError: the checkpoint lacks the version that spoke then.
         """
+        remove_leftovers(self.folder)
         if self.is_due(step):
             self.renew(step)
             return
@@ -73,17 +73,15 @@ class Renewal:
             )
         target = self._spoken(step).folder
         if not target.is_dir():
-            shutil.copytree(kept, target)
+            with atomic_folder(target) as partial:
+                shutil.copytree(kept, partial, dirs_exist_ok=True)
         self._ranks("take_version", step)
         self._speak(step)
 
     def renew(self, step: int) -> None:
         """Write the mean as it is after ``step`` updates, and let the teacher speak from it."""
         self._ranks("save_version", step)
-        try:
-            self._speak(step)
-        except TeacherLost as error:
-            self.attendance.lose(Missing(self.name, str(error), died=True), step)
+        self._speak(step)
 
     def _spoken(self, step: int) -> Spoken:
         version = step // self.every
@@ -95,11 +93,23 @@ class Renewal:
         collect(asked, self.timeout_s, f"writing version {spoken.version} of {self.name}")
 
     def _speak(self, step: int) -> None:
-        """A teacher that is started again in the middle of it takes the only version there is."""
+        """Let the teacher load the version; then it is the only one.
+
+        A teacher that is started again takes the newest there is. So newer ones, of steps that are
+        trained again, go before; older ones stay until nobody can be loading them any more.
+        """
         spoken = self._spoken(step)
-        for old in self.folder.glob(f"{NAME}*"):
-            if old != spoken.folder:
-                shutil.rmtree(old)
-        asked = {self.name: self.teacher.renew.remote(spoken.folder, spoken.version)}
-        collect(asked, self.timeout_s, f"loading version {spoken.version}")
-        self.renewed()
+
+        def ask() -> dict[str, Any]:
+            return {self.name: self.teacher.renew.remote(spoken.folder, spoken.version)}
+
+        for version, folder in versions(self.folder).items():
+            if version > spoken.version:
+                discard(folder)
+        doing = f"loading version {spoken.version}"
+        if not self.attendance.hear(self.name, ask, doing, step):
+            return
+        for version, folder in versions(self.folder).items():
+            if version < spoken.version:
+                discard(folder)
+        self.renewed(step)

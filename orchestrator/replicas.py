@@ -1,26 +1,36 @@
 """Several processes that answer as one teacher.
 
 The documents of a request are dealt in consecutive groups, always the same ones for the same
-request, so a run can be repeated bit for bit. Answers stay where they are: only references pass
-through here.
+request, so a run can be repeated bit for bit. When a replica is gone for good another one reads its
+groups: they stay as they are, and so do the answers. Answers stay where they are: only references
+pass through here.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, cycle, pairwise
+from dataclasses import dataclass, replace
+from itertools import accumulate, count, pairwise
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from losses.document import Document
 from orchestrator.in_turn import InTurn
 
+KNOWN_S = 10.0
+"""Seconds in which Ray must say which replica died."""
+
 
 @dataclass(frozen=True)
 class Parts:
-    """References of lists that together are one list, in this order."""
+    """References of lists that together are one list, in this order.
+
+    ``readers`` has the number of the replica that was asked for each.
+    """
 
     references: tuple[Any, ...]
+    readers: tuple[int, ...] = ()
 
 
 class Replicas:
@@ -28,49 +38,116 @@ class Replicas:
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = tuple(actors)
-        self.build = Everyone(self.actors, "build")
-        self.ready = Everyone(self.actors, "ready")
-        self.signals = ShareOut(self.actors, "signals")
-        self.evaluate = ShareOut(self.actors, "evaluate")
-        self.renew = Everyone(self.actors, "renew")
-        self.worked = Everyone(self.actors, "worked")
-        self._turns = cycle(self.actors)
+        self.readers = list(range(len(actors)))
+        """The number of the actor that reads each group."""
+        self.ready = Everyone(self, "ready")
+        self.signals = ShareOut(self, "signals")
+        self.evaluate = ShareOut(self, "evaluate")
+        self.renew = Everyone(self, "renew")
+        self.worked = Everyone(self, "worked")
+        self._turns = count()
+
+    @property
+    def living(self) -> tuple[Any, ...]:
+        """The actors that are not known to be gone."""
+        return tuple(self.actors[reader] for reader in sorted(set(self.readers)))
 
     @property
     def head_weights(self) -> Any:
         """The method of the first: all have the same head."""
-        return self.actors[0].head_weights
+        return self.living[0].head_weights
 
     @property
     def signals_of_parts(self) -> Any:
         """The method of the replica whose turn it is: one answers a whole request."""
-        return next(self._turns).signals_of_parts
+        return self.living[next(self._turns) % len(self.living)].signals_of_parts
+
+    def stand_in(self) -> int:
+        """Let the living read for one that is gone; gives how many were lost since the last call.
+
+        0 also if nobody is left to stand in.
+        """
+        readers = sorted(set(self.readers))
+        gone = {readers[place] for place in _gone([self.actors[reader] for reader in readers])}
+        left = [reader for reader in readers if reader not in gone]
+        if not left:
+            return 0
+        for group, reader in enumerate(self.readers):
+            if reader in gone:
+                self.readers[group] = left[group % len(left)]
+        return len(gone)
+
+    def again(self, answer: Parts, documents: Sequence[Document]) -> Parts:
+        """The same answer; what a lost replica was asked for is asked of who stands in for it.
+
+        Args:
+            answer: what ``signals`` gave.
+            documents: those it was asked about.
+        """
+        references, readers = list(answer.references), list(answer.readers)
+        for place, (reader, group) in enumerate(_dealt(documents, self.readers)):
+            if readers[place] not in self.readers:
+                references[place] = self.actors[reader].signals.remote(group)
+                readers[place] = reader
+        return replace(answer, references=tuple(references), readers=tuple(readers))
 
 
 @dataclass(frozen=True)
 class ShareOut:
     """A method whose documents the actors share."""
 
-    actors: tuple[Any, ...]
+    replicas: Replicas
     method: str
 
     def remote(self, documents: Sequence[Document]) -> Parts:
-        """Ask each actor for its group; one without documents is not asked."""
-        shares = zip(self.actors, groups(documents, len(self.actors)), strict=True)
-        asked = (getattr(actor, self.method).remote(group) for actor, group in shares if group)
-        return Parts(tuple(asked))
+        """Ask for each group whoever reads it; a group without documents is not asked for."""
+        dealt = _dealt(documents, self.replicas.readers)
+        actors = self.replicas.actors
+        asked = tuple(getattr(actors[reader], self.method).remote(group) for reader, group in dealt)
+        return Parts(asked, tuple(reader for reader, _ in dealt))
 
 
 @dataclass(frozen=True)
 class Everyone:
-    """A method that every actor is asked with the same arguments."""
+    """A method that every living actor is asked with the same arguments."""
 
-    actors: tuple[Any, ...]
+    replicas: Replicas
     method: str
 
     def remote(self, *arguments: Any) -> list[Any]:
         """One reference an actor."""
-        return [getattr(actor, self.method).remote(*arguments) for actor in self.actors]
+        return [getattr(actor, self.method).remote(*arguments) for actor in self.replicas.living]
+
+
+def _dealt(
+    documents: Sequence[Document], readers: Sequence[int]
+) -> list[tuple[int, Sequence[Document]]]:
+    """The groups that have documents, each with its reader."""
+    shares = zip(readers, groups(documents, len(readers)), strict=True)
+    return [(reader, group) for reader, group in shares if group]
+
+
+def _gone(actors: Sequence[Any]) -> set[int]:
+    """The places of those that are gone for good, once Ray knows of one; it is waited for.
+
+    Whoever is busy, or is being started again, does not answer yet.
+    """
+    waiting = {actor.ready.remote(): place for place, actor in enumerate(actors)}
+    deadline = time.monotonic() + KNOWN_S
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        ready, _ = ray.wait(list(waiting), num_returns=1, timeout=left)
+        answered = {reference: waiting.pop(reference) for reference in ready}
+        if gone := {place for reference, place in answered.items() if _failed(reference)}:
+            return gone
+    return set()
+
+
+def _failed(reference: Any) -> bool:
+    try:
+        ray.get(reference)
+    except RayActorError:
+        return True
+    return False
 
 
 def groups(documents: Sequence[Document], count: int) -> list[Sequence[Document]]:
@@ -133,4 +210,4 @@ def processes(handle: Any) -> tuple[Any, ...]:
     """The actors behind a handle."""
     if isinstance(handle, InTurn):
         return (handle.handle,)
-    return handle.actors if isinstance(handle, Replicas) else (handle,)
+    return handle.living if isinstance(handle, Replicas) else (handle,)

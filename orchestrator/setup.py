@@ -19,7 +19,8 @@ from orchestrator.identities import student_identity, teacher_identities
 from orchestrator.known_tokenizers import load_tokenizer
 from orchestrator.lora_check import check_lora
 from orchestrator.projections import needed_projections
-from orchestrator.references import TOKENIZER_PLACE, require_references, teacher_place
+from orchestrator.recorded_sample import check_sample
+from orchestrator.references import PARITY, TOKENIZER_PLACE, require_references, teacher_place
 from orchestrator.routing import Routing, check_routed
 from orchestrator.signal_cache.check import cached_tokenizer, check_cached_text, check_caches
 from orchestrator.sources import student_source, tokenizer_source
@@ -95,7 +96,7 @@ def load_tokenizers(
         left_out: YAML paths of models that are not there.
 
     Raises:
-        ConfigError: a tokenizer cannot be loaded, or is not that of its model.
+        ConfigError: a tokenizer cannot be loaded, or is not that of its model or sample.
     """
     loader = _Loader()
     found: dict[str, Tokenizer] = {}
@@ -112,6 +113,7 @@ def load_tokenizers(
             found[teacher.name] = loader.load(
                 place, source, teacher.name, start, alone=teacher.server is not None
             )
+            check_sample(teacher_place(config, index, PARITY), teacher, found[teacher.name])
     return found, loader.warnings
 
 

@@ -1,6 +1,7 @@
 """From the run file to what each process is built from."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from losses.alignment.projection import Projection
@@ -10,6 +11,7 @@ from losses.mixture.schedule import total_of
 from orchestrator.cluster import Machine, fair_gpus
 from orchestrator.config import RunConfig, StudentConfig, TeacherConfig
 from orchestrator.projections import reads_projection
+from orchestrator.setup import Setup
 from orchestrator.sources import speaking_source, student_source
 from orchestrator.student.adapters import LoraOptions
 from orchestrator.student.engine import EngineOptions
@@ -18,6 +20,7 @@ from orchestrator.student.spec import StudentSpec, TermSpec
 from orchestrator.student.stages import Stage
 from orchestrator.student_tokenizer import new_tokenizer
 from teachers.actor import TeacherSpec
+from teachers.server.source import ServerSource
 
 
 def teacher_specs(config: RunConfig, machine: Machine) -> list[TeacherSpec]:
@@ -31,7 +34,7 @@ def _teacher_spec(teacher: TeacherConfig, config: RunConfig, machine: Machine) -
         name=teacher.name,
         source=speaking_source(teacher, config.student),
         methods=tuple(entry.method for entry in teacher.methods),
-        device="cuda" if on_gpu and not config.resources.offload else "cpu",
+        device="cuda" if on_gpu else "cpu",
         threads=teacher.threads or 1,
         token_budget=teacher.token_budget,
         start_token=teacher.start_token,
@@ -39,6 +42,14 @@ def _teacher_spec(teacher: TeacherConfig, config: RunConfig, machine: Machine) -
         follows=teacher.refresh is not None,
         patience_s=patience_of(config),
     )
+
+
+def with_longest(spec: TeacherSpec, setup: Setup) -> TeacherSpec:
+    """The spec; that of a server tells its longest document, which may be too long for it."""
+    if not isinstance(spec.source, ServerSource):
+        return spec
+    longest = max(split.longest[spec.name] for split in (setup.train, setup.held_out))
+    return replace(spec, source=replace(spec.source, longest=longest))
 
 
 def patience_of(config: RunConfig) -> float:

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import ray
 import torch
 
 from losses.base import Method
@@ -14,6 +16,7 @@ from teachers.document_score import DocumentScore
 from teachers.document_signals import DocumentSignals
 from teachers.head_weights import HeadWeights
 from teachers.kinds import build_teacher
+from teachers.patience import WHILE_ANSWERING, WHILE_STARTING, patience, started_again
 from teachers.process_log import ProcessLog
 from teachers.process_memory import Peak, ProcessMemory
 from teachers.signal_cache.recording import SignalWriter, live_teacher
@@ -49,6 +52,8 @@ class TeacherSpec:
     """The file of its process's log."""
     patience_s: float = 600.0
     """Seconds after which a call that still runs writes its stacks into the log."""
+    waits: bool = False
+    """True if what it lacks for the time being is waited for, see ``teachers.patience``."""
 
     @property
     def model_source(self) -> ModelSource:
@@ -74,11 +79,17 @@ class TeacherActor:
         self.memory = ProcessMemory()
         self.log = ProcessLog(spec.log, spec.patience_s)
         torch.set_num_threads(spec.threads)
-        self.spec, self.teacher = spec, spec.build()
-        if spec.versions is not None and (found := newest_version(spec.versions)):
-            self.renew(*found)
+        self.spec = spec
+        patience(WHILE_STARTING, endless=spec.waits and started_again())(self._load)
         self.watch = Stopwatch()
         log.info("teacher %s is ready", spec.name)
+
+    def _load(self) -> None:
+        """A version that was written in the meantime is found when this is tried again."""
+        self.teacher = self.spec.build()
+        versions = self.spec.versions
+        if versions is not None and (found := newest_version(versions)):
+            self.renew(*found)
 
     def ready(self) -> None:
         """Answers once the teacher is loaded."""
@@ -96,7 +107,9 @@ class TeacherActor:
     def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
         """See ``Teacher.signals``."""
         with self.watch.busy(), self.log.stacks_if_late():
-            return self.teacher.signals(documents)
+            heard = patience(WHILE_ANSWERING, endless=self.spec.waits)
+            found: list[DocumentSignals] = heard(self.teacher.signals, documents)
+            return found
 
     def signals_of_parts(
         self, documents: Sequence[Document], parts: Sequence[Sequence[int]]
@@ -112,8 +125,10 @@ class TeacherActor:
         with self.watch.busy(), self.log.stacks_if_late():
             return self.teacher.evaluate(documents)
 
-    def enter(self, device: str, left: None = None) -> None:
-        """Move the weights, if it has any, onto the device, which whoever had it has left."""
+    def enter(self, device: str, left: Sequence[Any] = ()) -> None:
+        """Move the weights, if it has any, onto the device once whoever had it has left it."""
+        if left:
+            ray.wait(list(left))
         if isinstance(teacher := live_teacher(self.teacher), Teacher):
             teacher.move_to(device)
 

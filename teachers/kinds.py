@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from losses.document import Document
 from teachers.backends.transformers import LanguageModel
+from teachers.document_signals import DocumentSignals
 from teachers.server.client import Client
 from teachers.server.parity import Parity
 from teachers.server.reference import reference_of
@@ -74,11 +75,14 @@ def _cached(spec: "TeacherSpec", source: CacheSource) -> CacheTeacher:
 
 
 def _compare(
-    spec: "TeacherSpec", parity: CacheParity, stored: Speaker, documents: Sequence[Document]
+    spec: "TeacherSpec",
+    parity: CacheParity,
+    documents: Sequence[Document],
+    stored: Sequence[DocumentSignals],
 ) -> None:
     """Hold stored signals against those of a live model, which is freed again."""
     tokenizer = Tokenizer.load(parity.model, spec.name, spec.start_token)
     model = LanguageModel.load(parity.model, tokenizer, spec.device)
-    live = Teacher(model, spec.methods, spec.token_budget, spec.asks)
-    worst = check_parity(stored, live, documents, parity.tolerance, f"teacher {spec.name}")
+    live = Teacher(model, spec.methods, spec.token_budget, spec.asks).signals(documents)
+    worst = check_parity(documents, stored, live, parity.tolerance, f"teacher {spec.name}")
     log.info("teacher %s: its cache differs from model_parity by %.2g", spec.name, worst)

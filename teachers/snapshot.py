@@ -33,9 +33,14 @@ def newest_version(folder: Path) -> tuple[Path, int] | None:
     Args:
         folder: holds one folder a version.
     """
-    found = [path for path in folder.glob(f"{NAME}*") if path.name.removeprefix(NAME).isdecimal()]
-    numbers = {int(path.name.removeprefix(NAME)): path for path in found}
-    return (numbers[max(numbers)], max(numbers)) if numbers else None
+    found = versions(folder)
+    return (found[max(found)], max(found)) if found else None
+
+
+def versions(folder: Path) -> dict[int, Path]:
+    """The folders of all versions by number, without what is half-written."""
+    numbers = {path.name.removeprefix(NAME): path for path in folder.glob(f"{NAME}*")}
+    return {int(number): path for number, path in numbers.items() if number.isdecimal()}
 
 
 class SnapshotTeacher(Teacher):

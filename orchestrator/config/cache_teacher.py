@@ -1,6 +1,7 @@
 """Teachers whose signals lie on a disk, and those that are recorded: what does not go together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config.problems import Problem
@@ -27,3 +28,28 @@ def cache_problems(teacher: "TeacherConfig") -> Iterator[Problem]:
         yield Problem(
             ("model_parity",), "a cache is compared with a model; expected a folder or id"
         )
+
+
+def record_problems(teachers: Sequence["TeacherConfig"], output_dir: Path) -> Iterator[Problem]:
+    """Folders that are recorded into and are something else in the same run.
+
+    Args:
+        teachers: of the run.
+        output_dir: of the run.
+    """
+    taken = {_absolute(output_dir): "output_dir"}
+    taken |= {_absolute(t.path): f"the path of teacher {t.name}" for t in teachers if t.path}
+    for place, teacher in enumerate(teachers):
+        if teacher.record is None:
+            continue
+        folder = _absolute(teacher.record)
+        if folder in taken:
+            yield Problem(
+                ("teachers", place, "record"),
+                f"{teacher.record} is {taken[folder]} as well; expected a folder of its own",
+            )
+        taken[folder] = f"the record of teacher {teacher.name}"
+
+
+def _absolute(folder: str | Path) -> Path:
+    return Path(folder).expanduser().absolute()

@@ -20,8 +20,9 @@ class FaultsConfig(Section):
     """Times a teacher's process is started again after it died; it answers the same request then,
     so the numbers are those of a run left alone. ``teacher_lost: wait`` has no limit."""
     teacher_lost: TeacherLostRule = "abort"
-    """What happens when a teacher does not come back or falls silent: abort ends the run, wait goes
-    on waiting, drop goes on without it (the other teachers take over its weight)."""
+    """What happens when a teacher (the last of its replicas) does not come back, cannot reach its
+    server or falls silent: abort ends the run, wait goes on waiting and trying, drop goes on
+    without it (the other teachers take over its weight). It counts from the first step on."""
     student_restarts: int = Field(1, ge=0)
     """Times the ranks start again from the last checkpoint (without one from the start) after one
     of them died; the teachers stay as they are."""

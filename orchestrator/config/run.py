@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.config.cache_teacher import record_problems
 from orchestrator.config.checks import ChecksConfig
 from orchestrator.config.deepspeed import OWNED_KEYS, check_deepspeed, read_deepspeed, zero_stage
 from orchestrator.config.faults import FaultsConfig, faults_problems
@@ -105,11 +106,12 @@ class RunConfig(Section):
         own = self_problems(self.student, self.teachers, self.mixture, self.deepspeed)
         kinds = [teacher.kind for teacher in self.teachers]
         served = entropy_problems(self.mixture.weights.asks, kinds)
+        record = record_problems(self.teachers, self.output_dir)
         train = [*_stages(self), *_best(self), *_shares(self)]
         train += offload_problems(
             self.resources, self.student, self.teachers, self.train, self.deepspeed
         )
-        raise_if_any([*problems, *mixture, *targets, *modules, *own, *served, *train])
+        raise_if_any([*problems, *mixture, *targets, *modules, *own, *served, *record, *train])
         return self
 
 

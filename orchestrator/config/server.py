@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -18,15 +18,23 @@ VARIABLE_RULE = "the name of an environment variable (letters, digits and _), no
 
 
 def _check_url(url: str) -> str:
+    if set("@?#") & set(url):  # it may hold a secret: do not show it
+        raise ValueError(f"it holds a user, a password or a query; expected {URL_RULE}")
     parts = urlsplit(url)
-    if parts.username or parts.password:
-        raise ValueError(f"it holds a user or password; expected {URL_RULE}")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _has_port(parts):
         raise ValueError(f'"{url}" is not allowed; expected {URL_RULE}')
     plain = url.rstrip("/")
     if plain.endswith("/v1"):
         raise ValueError(f'"{url}" ends with /v1, which is added to it; expected {URL_RULE}')
     return plain
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """True for a port from 1 to 65535, or none."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 def _check_variable(name: str) -> str:

@@ -43,7 +43,7 @@ def scores_before(config: RunConfig, setup: Setup, folder: Path, machine: Machin
                 spec = student_spec(bare, machine, {})
                 students, preparing = actors.start_students(spec, bare, placement, folder)
                 scoring, loading = scoring | students, loading | preparing
-            actors.collect(loading, limit, "loading its model")
+            actors.loaded(loading, limit)
             pending = {name: actor.evaluate.remote(documents) for name, actor in scoring.items()}
             found = actors.collect(pending, limit, "scoring documents")
         finally:
@@ -83,7 +83,7 @@ def remember(
     with placed(asked, machine, students=False) as placement:
         teachers, loading = actors.start_teachers(specs, asked, placement)
         try:
-            actors.collect(loading, limit, "loading its model")
+            actors.loaded(loading, limit)
             groups = groups_of(documents_read(trials, documents))
             memory = ask(teachers, parts, groups)
             for group in tqdm(memory.answered, desc="asking the teachers", dynamic_ncols=True):

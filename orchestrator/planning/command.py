@@ -24,7 +24,8 @@ DeviceSpeed = Annotated[
     typer.Option(
         "--device-speed",
         min=1.0,
-        help="Operations a second that a device attains (3e14); measured by default.",
+        help="Operations a second that a GPU attains (3e14), or without GPUs a core; measured by "
+        "default.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -14,18 +14,24 @@ class Disk:
     Args:
         model: the trained model in ``final``.
         checkpoint: one checkpoint: the model and the state to go on from.
-        num_checkpoints: that stay at the same time; one more is there while it is written.
+        num_checkpoints: that stay at the same time.
+        being_written: one more is there while it is written, before the oldest goes.
+        arms: 2 with a student of cross-entropy alone beside the distilled one.
+        versions: of a teacher that follows the student, outside the checkpoints.
     """
 
     model: int
     checkpoint: int
     num_checkpoints: int
+    being_written: bool = False
+    arms: int = 1
+    versions: int = 0
 
     @property
     def total(self) -> int:
         """At the fullest moment."""
-        being_written = bool(self.num_checkpoints)
-        return self.model + self.checkpoint * (self.num_checkpoints + being_written)
+        checkpoints = self.arms * self.num_checkpoints + self.being_written
+        return self.arms * self.model + self.versions + self.checkpoint * checkpoints
 
 
 def disk_of(config: RunConfig, sizes: Sizes, extra: int = 0) -> Disk:
@@ -36,10 +42,17 @@ def disk_of(config: RunConfig, sizes: Sizes, extra: int = 0) -> Disk:
         sizes: the student's.
         extra: numbers that methods train beside it.
     """
-    train = config.train
-    model = sizes.weight_bytes
-    kinds = 3 + any(teacher.refresh is not None for teacher in config.teachers)
-    state = kinds * FLOAT32 * (sizes.trained + extra)
+    train, model = config.train, sizes.weight_bytes
+    follows = any(teacher.refresh is not None for teacher in config.teachers)
+    state = (3 + follows) * FLOAT32 * (sizes.trained + extra) + model * follows
     written = -(-train.max_steps // train.save_steps) if train.save_steps else 0
-    kept = min(written, (train.save_total_limit or written) + train.keep_best)
-    return Disk(model, model + state, kept)
+    limit = written if train.save_total_limit is None else train.save_total_limit
+    kept = min(written, max(limit, 1 + train.keep_best))
+    return Disk(
+        model,
+        model + state,
+        kept,
+        being_written=written > kept,
+        arms=1 + (config.compare.ce_only is not None),
+        versions=2 * model * follows,  # the next one is written while the last one speaks
+    )

@@ -38,10 +38,7 @@ class Live:
 
 @dataclass(frozen=True)
 class TrainingPass:
-    """What a forward pass keeps for the backward pass, and the most alive in either.
-
-    The peak counts the gradients of the weights as they come.
-    """
+    """What a forward pass keeps for the backward pass, and the most alive in either."""
 
     saved: int
     peak: Live
@@ -105,16 +102,37 @@ def reading(model: PreTrainedModel, rows: int, columns: int) -> Live:
     return live.most
 
 
-def training(model: PreTrainedModel, rows: int, columns: int) -> TrainingPass:
-    """A forward and a backward pass down from the final hidden states."""
+def training(
+    model: PreTrainedModel, rows: int, columns: int, *, keep_gradients: bool = True
+) -> TrainingPass:
+    """A forward and a backward pass down from the final hidden states.
+
+    Args:
+        model: without weights.
+        rows: of the batch.
+        columns: of the batch.
+        keep_gradients: the peak counts the gradients of the weights as they come; false where each
+            is added to others, or sent away, as soon as it is there.
+    """
     model.train()
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(_forget)
+        for parameter in model.parameters()
+        if parameter.requires_grad and not keep_gradients
+    ]
     with _counted(model) as live:
         hidden = _hidden(model, rows, columns)
         saved = live.now
         hidden.backward(torch.empty_like(hidden))
+    for hook in hooks:
+        hook.remove()
     for parameter in model.parameters():
         parameter.grad = None
     return TrainingPass(saved, live.most)
+
+
+def _forget(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _hidden(model: PreTrainedModel, rows: int, columns: int) -> Float[Tensor, "row column hidden"]:

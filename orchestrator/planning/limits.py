@@ -1,16 +1,25 @@
 """What a run has too little of, and what would have to change."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from orchestrator.config import RunConfig, TeacherConfig
 from orchestrator.planning.hardware import GIB
+from orchestrator.planning.optimizer_memory import zero_of
 from orchestrator.planning.processes import CPU, ProcessPlan
-from orchestrator.planning.student_memory import zero_of
+from orchestrator.setup import STUDENT
 
 IMPORTS = {"teacher": 390 * 2**20, "student": 450 * 2**20}
 """Bytes of a process with Python, torch and the rest before it loads anything (measured)."""
+
+DRIVER = 600 * 2**20
+"""Bytes of the process that was started, with tokenizers and text (measured)."""
+
+RAY = 350 * 2**20
+"""Bytes of Ray's own processes on a machine (measured)."""
+
+HOST = "this machine's memory"
 
 T = TypeVar("T")
 
@@ -24,12 +33,14 @@ class Limit:
         needed: bytes.
         available: bytes.
         advice: what to change, if it is too little.
+        unit: of both amounts.
     """
 
     name: str
     needed: int
     available: int
     advice: tuple[str, ...] = ()
+    unit: str = "B"
 
     @property
     def load(self) -> float:
@@ -41,9 +52,19 @@ class Limit:
         """True if it does not fit."""
         return self.needed > self.available
 
+    def advised(self, advice: Callable[[], tuple[str, ...]]) -> "Limit":
+        """The same with what to change, which is only looked for if it is broken."""
+        return replace(self, advice=advice()) if self.is_broken else self
+
+    @property
+    def amounts(self) -> str:
+        """What is needed and what there is, in words."""
+        if self.unit == "B":
+            return f"{in_gib(self.needed)} of {in_gib(self.available)}"
+        return f"{self.needed} of {self.available} {self.unit}"
+
     def __str__(self) -> str:
-        text = f"{self.name} needs {in_gib(self.needed)} of {in_gib(self.available)}"
-        return "; ".join([text, *self.advice])
+        return "; ".join([f"{self.name} needs {self.amounts}", *self.advice])
 
 
 def in_gib(num_bytes: int | float) -> str:
@@ -55,19 +76,21 @@ def in_gib(num_bytes: int | float) -> str:
     return f"{num_bytes / GIB:.{2 if num_bytes >= GIB / 100 else 3}f} GiB"
 
 
-def device_limit(name: str, process: ProcessPlan) -> Limit:
-    """A process on its GPU."""
-    return Limit(f"{name} on {process.device}", process.memory.peak, process.capacity)
+def host_limit(processes: Mapping[str, ProcessPlan], store: int, memory: int) -> Limit:
+    """This machine's memory, if everything runs on it.
 
-
-def host_limit(processes: Mapping[str, ProcessPlan], memory: int) -> Limit:
-    """All processes whose device is the CPU together, with their imports; the others' imports."""
-    needed = 0
+    Args:
+        processes: those whose device is the CPU, with their imports; the others' imports, and what
+            waits there for its turn on a GPU.
+        store: bytes in the object store.
+        memory: bytes of the machine.
+    """
+    needed = DRIVER + RAY + store
     for name, process in processes.items():
-        imports = IMPORTS["student" if name == "student" else "teacher"]
+        imports = IMPORTS["student" if name == STUDENT else "teacher"]
         own = process.memory.peak if process.device == CPU else 0
-        needed += process.count * (own + imports)
-    return Limit("this machine's memory", needed, memory)
+        needed += process.count * (own + process.host + imports)
+    return Limit(HOST, needed, memory)
 
 
 Change = tuple[str, RunConfig]
@@ -111,12 +134,11 @@ def teacher_changes(teacher: TeacherConfig) -> Iterator[tuple[str, TeacherConfig
     if teacher.dtype == "float32":
         teacher = teacher.model_copy(update={"dtype": "bfloat16"})
         yield "dtype: bfloat16", teacher
-    for gpus in (1, 2, 4, 8):
-        if gpus > (teacher.resources.gpus or 0) and teacher.device != "cpu":
+    for gpus in (2, 4, 8):
+        if gpus > (teacher.resources.gpus or 1) and teacher.device != "cpu":
             resources = teacher.resources.model_copy(update={"gpus": float(gpus)})
             teacher = teacher.model_copy(update={"resources": resources})
-            mapped = ", model_options.device_map: auto" if gpus > 1 else ""
-            yield f"resources.gpus: {gpus}{mapped}", teacher
+            yield f"resources.gpus: {gpus}, model_options.device_map: auto", teacher
 
 
 def first_that_fits(

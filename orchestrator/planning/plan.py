@@ -4,40 +4,27 @@ Nothing is loaded but tokenizers and text: models are built without weights.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from orchestrator.bundles import student_bundles, teacher_bundles
 from orchestrator.cluster import Machine
-from orchestrator.config import RunConfig, TeacherConfig
+from orchestrator.config import RunConfig
 from orchestrator.errors import ResourcesError
+from orchestrator.planning.advice import Advisor
 from orchestrator.planning.disk import Disk, disk_of
-from orchestrator.planning.hardware import Declared, Hardware
-from orchestrator.planning.limits import (
-    Limit,
-    device_limit,
-    first_that_fits,
-    host_limit,
-    student_changes,
-    teacher_changes,
-)
-from orchestrator.planning.processes import (
-    CPU,
-    Planned,
-    ProcessPlan,
-    module_parameters,
-    plan_student,
-    plan_teacher,
-)
+from orchestrator.planning.gpus import Layout, gpu_limits, lay_out
+from orchestrator.planning.hardware import Declared, Hardware, cores
+from orchestrator.planning.limits import Limit, host_limit
+from orchestrator.planning.processes import CPU, Planned, ProcessPlan
+from orchestrator.planning.student_process import module_parameters, plan_student
+from orchestrator.planning.teacher_process import plan_teacher, plan_wire
 from orchestrator.planning.timing import StepTime, Worker, step_time
 from orchestrator.planning.wire import Wire
 from orchestrator.planning.workload import workload
 from orchestrator.setup import STUDENT, Setup, set_up
-
-OBJECT_STORE = 0.3
-"""Of a machine's memory, what Ray takes for the object store."""
 
 
 @dataclass(frozen=True)
@@ -93,24 +80,28 @@ def plan(config: RunConfig, declared: Declared | None = None, setup: Setup | Non
         ValueError: what was declared does not suffice.
     """
     setup = set_up(config) if setup is None else setup
-    planned = Planned(setup, workload(config, setup), Hardware.here(declared or Declared()))
-    processes, wire = {}, {}
-    for teacher in local_teachers(config):
-        processes[teacher.name], wire[teacher.name] = plan_teacher(teacher, config, planned)
-    student = plan_student(config, planned, wire)
-    processes[STUDENT] = student
-    disk = disk_of(config, student.sizes, module_parameters(config, setup, student.sizes))
-    in_flight = (config.train.prefetch + 2) * sum(w.per_step for w in wire.values())
+    hardware = Hardware.here(declared or Declared())
+    planned = Planned(setup, workload(config, setup), hardware)
+    wire = {teacher.name: plan_wire(teacher, config, planned) for teacher in config.teachers}
+    processes = {
+        teacher.name: plan_teacher(teacher, config, planned, wire[teacher.name])
+        for teacher in config.teacher_actors
+    }
+    student = processes[STUDENT] = plan_student(config, planned, wire)
+    layout = lay_out(processes, hardware.num_gpus, in_turns=config.resources.offload)
+    disk = _disk(config, setup, student)
+    in_flight = bytes_in_flight(config, sum(w.largest_step for w in wire.values() if w.per_step))
     limits = [
-        *_devices(config, planned, processes, wire),
+        *_memory(Advisor(config, planned, wire, processes), layout, in_flight),
         Limit("disk of output_dir", disk.total, _free(config.output_dir), DISK_ADVICE),
-        Limit("object store", in_flight, _store(planned), STORE_ADVICE),
+        *_recorded(config, wire),
+        Limit("object store", in_flight, hardware.store, STORE_ADVICE),
     ]
     return Plan(
         processes=processes,
         wire=wire,
         placement=_placement(config, planned.machine),
-        step=step_time(dict(_workers(processes, planned))),
+        step=step_time(dict(_workers(processes, layout, hardware))),
         num_steps=config.train.max_steps,
         disk=disk,
         in_flight=in_flight,
@@ -123,75 +114,79 @@ DISK_ADVICE = ("lower train.save_total_limit, or choose another output_dir",)
 STORE_ADVICE = ("lower train.prefetch, or set train.prefetch_bytes",)
 
 
-def local_teachers(config: RunConfig) -> list[TeacherConfig]:
-    """Those whose model runs here in a process of its own."""
-    return [teacher for teacher in config.teacher_actors if teacher.kind in ("hf", "self")]
+def bytes_in_flight(config: RunConfig, a_step: int) -> int:
+    """Bytes of signals that wait in the object store at most.
+
+    Beside the steps ahead there are the one that the student trains on and the one before, whose
+    references the loop still holds. In turns the steps of one turn are asked for when none waits.
+
+    Args:
+        config: the run.
+        a_step: bytes of the largest step, of all teachers.
+    """
+    train = config.train
+    if config.resources.offload:
+        return (train.prefetch + 1) * a_step
+    ahead = train.prefetch * a_step
+    return 2 * a_step + (
+        ahead if train.prefetch_bytes is None else min(ahead, train.prefetch_bytes)
+    )
 
 
-def _devices(
-    config: RunConfig,
-    planned: Planned,
-    processes: Mapping[str, ProcessPlan],
-    wire: Mapping[str, Wire],
-) -> Iterator[Limit]:
-    """Each GPU process against its GPU, and the host against all that runs on it."""
-    host = host_limit(processes, planned.hardware.memory)
-    own = processes[STUDENT]
-    spare = host.available - host.needed + own.memory.peak  # what others leave to one rank
-    yield _advised(host, lambda _: _mend_student(config, planned, wire, spare))
-    for teacher in local_teachers(config):
-        limit = device_limit(teacher.name, process := processes[teacher.name])
-        if process.device != CPU:
-            yield _advised(limit, partial(_mend_teacher, teacher, config, planned))
-    limit = device_limit(STUDENT, own)
-    if own.device != CPU:
-        yield _advised(limit, partial(_mend_student, config, planned, wire))
+def _memory(advisor: Advisor, layout: Layout, in_flight: int) -> Iterator[Limit]:
+    """Every GPU against what its processes take together, and the host."""
+    hardware, processes = advisor.planned.hardware, advisor.processes
+    if layout.missing:
+        yield Limit(
+            "the GPUs' number",
+            round(hardware.num_gpus + layout.missing),
+            round(hardware.num_gpus),
+            ("lower resources.gpus, replicas or student.num_ranks, or take more GPUs",),
+            unit="GPUs",
+        )
+    for limit, names in gpu_limits(layout, processes, hardware.gpu_memory):
+        yield limit.advised(partial(advisor.on_gpu, limit, names, in_turns=layout.in_turns))
+    host = host_limit(processes, in_flight, hardware.memory)
+    yield host.advised(partial(advisor.on_host, host))
 
 
-def _advised(limit: Limit, mend: Callable[[int], tuple[str, ...]]) -> Limit:
-    if not limit.is_broken:
-        return limit
-    return Limit(limit.name, limit.needed, limit.available, mend(limit.available))
+def _recorded(config: RunConfig, wire: Mapping[str, Wire]) -> Iterator[Limit]:
+    for teacher in config.teachers:
+        if teacher.record is not None:
+            name, folder = f"disk of teachers.{teacher.name}.record", Path(teacher.record)
+            yield Limit(
+                name, wire[teacher.name].stored, _free(folder.expanduser()), ("choose another",)
+            )
 
 
-def _mend_teacher(
-    teacher: TeacherConfig, config: RunConfig, planned: Planned, room: int
-) -> tuple[str, ...]:
-    def peak(changed: TeacherConfig) -> int:
-        return plan_teacher(changed, config, planned)[0].memory.peak
-
-    return first_that_fits(teacher_changes(teacher), peak, room)
-
-
-def _mend_student(
-    config: RunConfig, planned: Planned, wire: Mapping[str, Wire], room: int
-) -> tuple[str, ...]:
-    def peak(changed: RunConfig) -> int:
-        return plan_student(changed, planned, wire).memory.peak
-
-    return first_that_fits(student_changes(config), peak, room)
+def _disk(config: RunConfig, setup: Setup, student: ProcessPlan) -> Disk:
+    if student.sizes is None:
+        raise ValueError("the student has no model")
+    return disk_of(config, student.sizes, module_parameters(config, setup, student.sizes))
 
 
 def _workers(
-    processes: Mapping[str, ProcessPlan], planned: Planned
+    processes: Mapping[str, ProcessPlan], layout: Layout, hardware: Hardware
 ) -> Iterator[tuple[str, Worker]]:
-    """Those on a CPU share its cores; those with a fraction of a GPU are taken to share one."""
+    """Those on a CPU share its cores, those on a GPU its time.
+
+    How long a server takes is not known here.
+    """
     for name, process in processes.items():
+        if not process.seconds:
+            continue
         if process.device == CPU:
-            share = process.count * process.threads / planned.hardware.num_cpus
-            yield name, Worker(process.seconds, CPU, share)
+            share = process.count * cores(process.threads) / cores(hardware.num_cpus)
+            yield name, Worker(process.seconds, {CPU: share})
         else:
-            device = "GPU" if process.gpus < 1 else f"GPU of {name}"
-            yield name, Worker(process.seconds, device, 1.0)
+            at_once = max(1, int(process.gpus))  # layers on several work one after the other
+            shares = {gpu: count / at_once for gpu, count in layout.of(name).items()}
+            yield name, Worker(process.seconds, shares)
 
 
 def _placement(config: RunConfig, machine: Machine) -> tuple[str, ...]:
     bundles = [*teacher_bundles(config, machine), *student_bundles(config, machine)]
     return tuple(str(bundle) for bundle in bundles)
-
-
-def _store(planned: Planned) -> int:
-    return int(OBJECT_STORE * planned.hardware.memory)
 
 
 def _free(folder: Path) -> int:

@@ -70,6 +70,7 @@ class Job:
         tokens: of a step, in all documents.
         length: tokens of a document.
         ranks: GPUs that the student trains on.
+        heads: terms a teacher whose method puts the teacher's head on its hidden states.
     """
 
     teachers: int
@@ -79,6 +80,7 @@ class Job:
     tokens: int = 262_144
     length: int = 2048
     ranks: int = 8
+    heads: int = 1
 
 
 @dataclass(frozen=True)
@@ -143,12 +145,10 @@ def forecast(job: Job, cluster: Cluster) -> Forecast:
 
 
 def train_seconds(job: Job, cluster: Cluster) -> float:
-    """Of a step of the student: 6 operations a parameter and token, and the teachers' rows.
-
-    Every method compares distributions over the vocabulary, once a teacher; that is the head again.
-    """
-    parameters, width, vocabulary = DECODERS[job.student]
-    rows = 2 * width * vocabulary * job.teachers
+    """Of a step of the student: 6 operations a parameter and token, and the teachers' heads."""
+    parameters, _, _ = DECODERS[job.student]
+    _, width, vocabulary = DECODERS[job.teacher]
+    rows = 2 * width * vocabulary * job.teachers * job.heads
     return job.tokens * (6 * parameters + rows) / (job.ranks * cluster.flops)
 
 

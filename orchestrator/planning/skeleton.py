@@ -48,21 +48,32 @@ class Sizes:
         """Bytes of all weights."""
         return self.parameters * self.element
 
+    def head_flops(self, tokens: float) -> float:
+        """Floating-point operations from hidden states to logits."""
+        return 2 * tokens * self.hidden * self.vocabulary
+
     def forward_flops(self, tokens: float, length: float) -> float:
         """Floating-point operations of a forward pass: 2 a weight, and attention.
 
         Args:
             tokens: how many are read.
-            length: tokens of a sequence; each sees half of it on the mean.
+            length: tokens of a sequence; each sees half of it on the mean, which makes 2 for the
+                scores and 2 for the values 2 in all.
         """
         attention = 2 * self.layers * self.heads * length
         return tokens * (2 * (self.parameters - self.embedding) + attention)
 
     def training_flops(self, tokens: float, length: float, *, recomputed: bool) -> float:
-        """Forward and backward pass; what is frozen needs no gradient of its own."""
+        """Forward and backward pass; what is frozen needs no gradient of its own.
+
+        Args:
+            tokens: how many are read.
+            length: tokens of a sequence.
+            recomputed: the layers, not the head, run forward once more.
+        """
         forward = self.forward_flops(tokens, length)
-        own = self.trained / self.parameters
-        return forward * ((2 if recomputed else 1) + 1 + own)
+        again = forward - self.head_flops(tokens) if recomputed else 0.0
+        return forward * (2 + self.trained / self.parameters) + again
 
 
 def without_weights(source: ModelSource) -> PreTrainedModel:

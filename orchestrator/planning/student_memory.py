@@ -3,13 +3,11 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedModel
 
 from losses.prediction import ELEMENTS_IN_MEMORY
-from orchestrator.config import RunConfig
-from orchestrator.config.deepspeed import zero_stage
+from orchestrator.config import RunConfig, TeacherConfig
 from orchestrator.planning.dry_run import Live, reading, training
 from orchestrator.planning.memory import (
     ARCHITECTURE,
@@ -22,15 +20,31 @@ from orchestrator.planning.memory import (
     together,
     worst,
 )
+from orchestrator.planning.optimizer_memory import Optimizer, optimizer_bytes, zero_of
 from orchestrator.planning.skeleton import Sizes
-from orchestrator.planning.workload import Batch, Reading
+from orchestrator.planning.teacher_memory import copies_of, keys_and_values
+from orchestrator.planning.workload import Batch, Reading, largest
 from orchestrator.student.spec import StudentSpec
 
 BACKWARD_TABLES = 3
 """Tables of one document alive in its backward pass beside those that were saved."""
 
-REDUCE_BUCKET = 500_000_000
-"""Numbers in DeepSpeed's buffer of gradients unless ``reduce_bucket_size`` is set."""
+
+@dataclass(frozen=True)
+class SharedPlace:
+    """A teacher inside the rank, which reads with the student's own weights.
+
+    Args:
+        teacher: its part of the run file.
+        read: its documents.
+        rows: bytes of the original input and output rows, where the student has others.
+        vocabulary: columns of its tables.
+    """
+
+    teacher: TeacherConfig
+    read: Reading
+    rows: int
+    vocabulary: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class StudentPlace:
         signal_bytes: of one step of a rank, from all teachers.
         ids: of all tokenizers and vocabularies that the rank holds.
         module_parameters: numbers that methods train beside the student.
+        shared: the teacher inside, if there is one.
     """
 
     on_cpu: bool
@@ -50,61 +65,7 @@ class StudentPlace:
     signal_bytes: int
     ids: int
     module_parameters: int = 0
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Bytes a rank, by what they are.
-
-    Args:
-        weights: in the number format of the pass.
-        gradients: before the update.
-        masters: full-precision weights beside them, where there are any.
-        moments: AdamW's two.
-        average: a running mean of the masters.
-        copies: what an update makes of the gradients, while it lasts.
-        bucket: where gradients are reduced, as far as it is more than they take.
-    """
-
-    weights: int
-    gradients: int
-    masters: int
-    moments: int
-    average: int
-    copies: int
-    bucket: int
-
-
-def zero_of(config: RunConfig) -> int:
-    """The stage that runs: bfloat16 gets 1 at least (``student.deepspeed``)."""
-    return max(zero_stage(config.deepspeed), int(config.student.dtype == "bfloat16"))
-
-
-def optimizer_bytes(config: RunConfig, sizes: Sizes, extra: int, *, on_cpu: bool) -> Optimizer:
-    """What DeepSpeed and AdamW hold on each rank.
-
-    Args:
-        config: the run.
-        sizes: the student's.
-        extra: numbers that methods train.
-        on_cpu: a CPU's buffers take only what was written into them.
-    """
-    stage, ranks, element = zero_of(config), config.student.num_ranks, sizes.element
-    trained, whole = sizes.trained + extra, sizes.parameters + extra
-    part = -(-trained // ranks) if stage else trained
-    options: Mapping[str, Any] = config.deepspeed.get("zero_optimization", {})
-    bucket = int(options.get("reduce_bucket_size", REDUCE_BUCKET)) * element
-    spare = 0 if on_cpu or not 0 < stage < 3 else max(0, bucket - trained * element)
-    narrow = element < FLOAT32
-    return Optimizer(
-        weights=whole * element // (ranks if stage == 3 else 1),
-        gradients=(part if stage >= 2 else trained) * element,
-        masters=part * FLOAT32 if stage else 0,
-        moments=2 * part * FLOAT32,
-        average=part * FLOAT32 * any(t.refresh is not None for t in config.teachers),
-        copies=part * (element + FLOAT32 * narrow) if stage else 0,
-        bucket=spare,
-    )
+    shared: SharedPlace | None = None
 
 
 def student_memory(
@@ -127,24 +88,57 @@ def student_memory(
     """
     own = optimizer_bytes(config, sizes, place.module_parameters, on_cpu=place.on_cpu)
     held = _held(own, place)
-    batch = read.largest_micro_batch(
-        config.micro_batch, config.student.num_ranks, packing=config.student.packing
+    batch = largest(
+        read.micro_batches(
+            config.micro_batch, config.student.num_ranks, packing=config.student.packing
+        )
     )
-    passes = config.train.global_batch // (config.micro_batch * config.student.num_ranks)
-    accumulated = {"gradients": own.gradients} if passes > 1 else {}
-    run = training(model, batch.rows, batch.columns)
+    in_pass = held | _in_pass(config, own)
+    run = training(model, batch.rows, batch.columns, keep_gradients="gradients" not in in_pass)
     saved = Live(run.saved, run.saved, 0)
-    gradients = {"gradients": own.gradients, "gradients' buffer": own.bucket}
     moments = [
-        Moment("loading", {"weights": stored}, pieces(1, sizes.weight_bytes)),
-        Moment("losses", held | accumulated, together(saved, tables(config, batch, sizes))),
-        Moment("backward pass", held | accumulated, run.peak),
-        Moment("update", held | gradients, _copies(own)),
-        _evaluation(config, model, sizes, read, held),
+        Moment("loading", {"weights": stored * place.on_cpu}, pieces(1, sizes.weight_bytes)),
+        Moment("losses", in_pass, together(saved, tables(config, batch, sizes))),
+        Moment("backward pass", in_pass, run.peak),
+        Moment("update", held | {"gradients": own.gradients}, pieces(1, own.copies)),
+        _evaluation(config, model, sizes, read, held | {"gathered weights": own.gathered}),
     ]
+    if place.shared is not None:
+        moments.append(_inside(config, model, sizes, place.shared, held))
     if config.train.save_steps and place.on_cpu:
         moments.append(Moment("checkpoint", held, pieces(1, own.moments // 2)))
     return worst(moments, on_cpu=place.on_cpu)
+
+
+def _in_pass(config: RunConfig, own: Optimizer) -> dict[str, int]:
+    """Held while a micro-batch passes: gradients are there before it, or are sent away at once."""
+    passes = config.train.global_batch // (config.micro_batch * config.student.num_ranks)
+    found = {"gradients' bucket": own.bucket, "gathered weights": own.gathered}
+    if passes > 1 or zero_of(config) > 1:
+        found["gradients"] = own.gradients
+    return found
+
+
+def _inside(
+    config: RunConfig,
+    model: PreTrainedModel,
+    sizes: Sizes,
+    shared: SharedPlace,
+    held: Mapping[str, int],
+) -> Moment:
+    """The shared teacher reads the rank's part of a step before the student trains on it."""
+    teacher = shared.teacher
+    batch = largest(
+        shared.read.requests(
+            teacher.token_budget, config.student.num_ranks, packing=teacher.packing
+        )
+    )
+    live = together(
+        reading(model, batch.rows, batch.columns),
+        tables_read(batch, shared.vocabulary, ELEMENTS_IN_MEMORY, copies_of(teacher)),
+        keys_and_values(teacher, batch, sizes),
+    )
+    return Moment(f"signals of {teacher.name}", held, live)
 
 
 def tables(config: RunConfig, batch: Batch, sizes: Sizes) -> Live:
@@ -177,15 +171,12 @@ def _held(own: Optimizer, place: StudentPlace) -> dict[str, int]:
         "running mean": own.average,
         "teachers' heads": place.heads * (1 + place.on_cpu),
         "signals": place.signal_bytes,
+        "original rows": 0 if place.shared is None else place.shared.rows,
     }
     if place.on_cpu:
         held["tokenizers"] = TOKENIZER_ID * place.ids
         held["code"] = ARCHITECTURE
     return {name: size for name, size in held.items() if size}
-
-
-def _copies(own: Optimizer) -> Live:
-    return pieces(1, own.copies)
 
 
 def _evaluation(
@@ -196,7 +187,7 @@ def _evaluation(
     held: Mapping[str, int],
 ) -> Moment:
     packing = config.student.packing
-    batch = read.largest_evaluation(StudentSpec.token_budget, packing=packing)
+    batch = largest(read.evaluations(StudentSpec.token_budget, packing=packing))
     found = together(
         reading(model, batch.rows, batch.columns),
         tables_read(batch, sizes.vocabulary, ELEMENTS_IN_MEMORY),

@@ -48,7 +48,7 @@ def _memory(plan: Plan) -> Table:
         table.add_row(
             name + several,
             process.device,
-            _count(process.sizes.parameters),
+            _count(process.sizes.parameters) if process.sizes else "none here",
             f"{process.memory.peak / GIB:.2f}",
             process.memory.moment,
             ", ".join(f"{part} {size / GIB:.2f}" for part, size in parts if size > GIB / 200),
@@ -67,9 +67,24 @@ def _wire(plan: Plan) -> Table:
     return table
 
 
+def _origins(plan: Plan) -> Iterator[str]:
+    """What the tables do not show of teachers without a model of their own here."""
+    for name, wire in plan.wire.items():
+        if wire.origin == "server":
+            yield (
+                f"{name} answers behind a server: {wire.requests_per_step:g} requests and "
+                f"{wire.read_per_step:,} bytes of answers a step; how long it takes is not known."
+            )
+        if wire.origin == "cache":
+            yield f"{name} is read from a folder: {wire.read_per_step:,} bytes a step, no model."
+        if wire.origin == "student":
+            yield f"{name} runs inside the student's ranks, with their weights: no process."
+
+
 def _sentences(plan: Plan) -> Iterator[str]:
     yield f"Placement: {'; '.join(plan.placement)}."
-    flops = ", ".join(f"{name} {p.flops:.2g}" for name, p in plan.processes.items())
+    yield from _origins(plan)
+    flops = ", ".join(f"{name} {p.flops:.2g}" for name, p in plan.processes.items() if p.flops)
     yield f"Floating-point operations a step: {flops}."
     alone = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in plan.step.alone.items())
     yield (
@@ -78,15 +93,12 @@ def _sentences(plan: Plan) -> Iterator[str]:
     )
     disk = plan.disk
     yield (
-        f"Disk: {in_gib(disk.total)} (model {in_gib(disk.model)}, {disk.num_checkpoints} "
-        f"checkpoints of {in_gib(disk.checkpoint)})."
+        f"Disk: {in_gib(disk.total)} ({'two arms, each ' if disk.arms > 1 else ''}model "
+        f"{in_gib(disk.model)}, {disk.num_checkpoints} checkpoints of {in_gib(disk.checkpoint)})."
     )
     yield f"In the object store at most {in_gib(plan.in_flight)}."
     binds = plan.binds
-    yield (
-        f"What is tightest: {binds.name}, {binds.load:.0%} used "
-        f"({in_gib(binds.needed)} of {in_gib(binds.available)})."
-    )
+    yield (f"What is tightest: {binds.name}, {binds.load:.0%} used ({binds.amounts}).")
 
 
 def _count(number: int | float) -> str:

@@ -19,7 +19,7 @@ from orchestrator.planning.memory import (
     worst,
 )
 from orchestrator.planning.skeleton import Sizes
-from orchestrator.planning.workload import Batch, Reading
+from orchestrator.planning.workload import Batch, Reading, largest
 
 BRANCH_TABLES = 6
 """Tables of float32 that summing to bytes takes beside the log-probabilities: masses, their sums
@@ -62,7 +62,7 @@ def teacher_memory(
         place: where it runs.
     """
     packing, budget = teacher.packing, teacher.token_budget
-    request = read.largest_request(budget, place.ranks, packing=packing)
+    request = largest(read.requests(budget, place.ranks, packing=packing))
     held = {"weights": sizes.weight_bytes // place.gpus}
     if place.on_cpu:
         held["tokenizer"] = TOKENIZER_ID * sizes.vocabulary
@@ -72,7 +72,7 @@ def teacher_memory(
     asked = [
         reading(model, request.rows, request.columns),
         tables_read(request, sizes.vocabulary, ELEMENTS_IN_MEMORY, copies_of(teacher)),
-        _keys_and_values(teacher, request, sizes),
+        keys_and_values(teacher, request, sizes),
         pieces(2, place.signal_bytes),
     ]
     moments = [
@@ -89,7 +89,8 @@ def copies_of(teacher: TeacherConfig) -> int:
     return 2 + BRANCH_TABLES * branches
 
 
-def _keys_and_values(teacher: TeacherConfig, batch: Batch, sizes: Sizes) -> Live:
+def keys_and_values(teacher: TeacherConfig, batch: Batch, sizes: Sizes) -> Live:
+    """Of a batch, where branches are followed."""
     if not any(entry.method.needs_continuations for entry in teacher.methods):
         return Live()
     each = batch.size * sizes.keys * sizes.element
@@ -109,7 +110,7 @@ def _evaluation(
     read: Reading,
     held: Mapping[str, int],
 ) -> Moment:
-    batch = read.largest_evaluation(teacher.token_budget, packing=teacher.packing)
+    batch = largest(read.evaluations(teacher.token_budget, packing=teacher.packing))
     parts: Sequence[Live] = [
         reading(model, batch.rows, batch.columns),
         tables_read(batch, sizes.vocabulary, ELEMENTS_IN_MEMORY),

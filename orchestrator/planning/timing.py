@@ -17,17 +17,15 @@ the top-k methods take 4 to 6)."""
 
 @dataclass(frozen=True)
 class Worker:
-    """One process in a step.
+    """What a teacher or the student does in a step; replicas and ranks work at the same time.
 
     Args:
-        seconds: of a step, if it had its device to itself.
-        device: where it works; those with the same name share it.
-        share: of the device that it takes: a GPU's fraction, or its threads of all cores.
+        seconds: of a step, if it had its devices to itself.
+        shares: by device, the part of it that is busy all the while: with two of four cores 0.5.
     """
 
     seconds: float
-    device: str
-    share: float
+    shares: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,19 +46,20 @@ class StepTime:
 def step_time(workers: Mapping[str, Worker]) -> StepTime:
     """Teachers work ahead, so a step takes as long as its slowest process or its busiest device.
 
-    >>> both = {"a": Worker(1.0, "cpu", 0.5), "student": Worker(2.0, "cpu", 0.5)}
+    >>> both = {"a": Worker(1.0, {"cpu": 0.5}), "student": Worker(2.0, {"cpu": 0.5})}
     >>> step_time(both).seconds, step_time(both).binds
     (2.0, 'student')
-    >>> step_time({"a": Worker(1.0, "gpu", 1.0), "student": Worker(2.0, "gpu", 1.0)}).seconds
+    >>> step_time({n: Worker(w.seconds, {"gpu": 1.0}) for n, w in both.items()}).seconds
     3.0
     """
     alone = {name: worker.seconds for name, worker in workers.items()}
     busy: dict[str, float] = {}
     for worker in workers.values():
-        busy[worker.device] = busy.get(worker.device, 0.0) + worker.seconds * worker.share
+        for device, share in worker.shares.items():
+            busy[device] = busy.get(device, 0.0) + worker.seconds * share
     slowest = max(alone, key=lambda name: alone[name])
     device = max(busy, key=lambda name: busy[name])
     if busy[device] > alone[slowest]:
-        sharing = [name for name, worker in workers.items() if worker.device == device]
+        sharing = [name for name, worker in workers.items() if worker.shares.get(device)]
         return StepTime(busy[device], alone, f"{device}, shared by {', '.join(sharing)}")
     return StepTime(alone[slowest], alone, slowest)

@@ -58,39 +58,62 @@ class Reading:
         return sum(map(sum, self.steps)) / max(1, len(self.steps))
 
     @property
+    def most_tokens(self) -> int:
+        """Of the largest step."""
+        return max(map(sum, self.steps), default=0)
+
+    @property
+    def documents_per_step(self) -> float:
+        """Mean of all steps."""
+        return sum(map(len, self.steps)) / max(1, len(self.steps))
+
+    @property
     def mean_length(self) -> float:
         """Tokens of a document of training."""
         return sum(map(sum, self.steps)) / max(1, sum(map(len, self.steps)))
 
-    def largest_request(self, token_budget: int, share: int, *, packing: bool) -> Batch:
-        """The largest forward pass of a teacher that is asked for a step in ``share`` parts."""
+    @property
+    def attended_length(self) -> float:
+        """Tokens of the document that the mean token is in: long ones hold more of the tokens."""
+        squares = sum(length**2 for step in self.steps for length in step)
+        return squares / max(1, sum(map(sum, self.steps)))
+
+    def requests(self, token_budget: int, share: int, *, packing: bool) -> list[Batch]:
+        """The forward passes of a teacher that is asked for each step in ``share`` parts."""
         parts = (step[rank::share] for step in self.steps for rank in range(share))
-        return _largest(parts, token_budget, packing=packing)
+        return [batch for part in parts for batch in _batches(part, token_budget, packing=packing)]
 
-    def largest_evaluation(self, token_budget: int, *, packing: bool) -> Batch:
-        """The largest forward pass over the held-out documents."""
-        return _largest([self.held_out], token_budget, packing=packing)
+    def evaluations(self, token_budget: int, *, packing: bool) -> list[Batch]:
+        """The forward passes over the held-out documents."""
+        return _batches(self.held_out, token_budget, packing=packing)
 
-    def largest_micro_batch(self, micro_batch: int, ranks: int, *, packing: bool) -> Batch:
-        """The largest pass of a rank that trains."""
-        batches = (
+    def micro_batches(self, micro_batch: int, ranks: int, *, packing: bool) -> list[Batch]:
+        """The passes of all ranks that train."""
+        return [
             Batch.of(own[first : first + micro_batch], packing=packing)
             for step in self.steps
             for rank in range(ranks)
             for own in [sorted(step[rank::ranks], reverse=True)]
             for first in range(0, len(own), micro_batch)
-        )
-        return max(batches, key=lambda batch: (batch.size, sum(batch.lengths)))
+        ]
+
+    def padded(self, batches: Iterable[Batch]) -> float:
+        """Tokens of a step, padding included, that all these batches of the steps hold."""
+        return sum(batch.size for batch in batches) / max(1, len(self.steps))
 
 
-def _largest(parts: Iterable[Sequence[int]], budget: int, *, packing: bool) -> Batch:
-    found = (
-        Batch.of([part[index] for index in members], packing=packing)
-        for part in parts
-        if part
-        for members in token_budget_batches(part, budget, packing=packing)
+def largest(batches: Iterable[Batch]) -> Batch:
+    """The one that takes most memory; an empty one if there is none."""
+    return max(
+        batches, key=lambda batch: (batch.size, sum(batch.lengths)), default=Batch((1,), 1, 1)
     )
-    return max(found, key=lambda batch: (batch.size, sum(batch.lengths)))
+
+
+def _batches(lengths: Sequence[int], budget: int, *, packing: bool) -> list[Batch]:
+    return [
+        Batch.of([lengths[index] for index in members], packing=packing)
+        for members in token_budget_batches(lengths, budget, packing=packing)
+    ]
 
 
 def workload(config: RunConfig, setup: Setup) -> dict[str, Reading]:
@@ -102,23 +125,23 @@ def workload(config: RunConfig, setup: Setup) -> dict[str, Reading]:
         [places[id(d)] for d in documents_of_step(documents, step, train.global_batch, train.seed)]
         for step in range(min(train.max_steps, MOST_STEPS))
     ]
-    used = sorted({place for step in steps for place in step})
     found = {}
     for tokenizer in setup.tokenizers:
+        name = tokenizer.name
+        own = [
+            [place for place in step if name == STUDENT or documents[place].goes_to(name)]
+            for step in steps
+        ]
+        used = sorted({place for step in own for place in step})
         chosen = [documents[place] for place in used]
         counts = dict(zip(used, _lengths(tokenizer, chosen), strict=True))
         num_bytes = sum(len(document.content) for document in chosen)
-        found[tokenizer.name] = Reading(
-            steps=tuple(tuple(counts[place] for place in step) for step in steps),
+        found[name] = Reading(
+            steps=tuple(tuple(counts[place] for place in step) for step in own),
             held_out=tuple(_lengths(tokenizer, seen)),
             bytes_per_token=num_bytes / max(1, sum(counts.values())),
         )
     return found
-
-
-def student_reading(readings: dict[str, Reading]) -> Reading:
-    """The student's."""
-    return readings[STUDENT]
 
 
 def _lengths(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[int]:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from losses.document import Document
 from orchestrator.cluster import Machine
-from orchestrator.config import RunConfig
+from orchestrator.config import Resources, RunConfig
 from orchestrator.config.messages import unknown
 from orchestrator.data import documents_of_step
 from orchestrator.environment import num_cpus
@@ -23,9 +23,9 @@ from orchestrator.gates.chosen import FIRST
 from orchestrator.run_folder import locked
 from orchestrator.setup import Setup, set_up
 from orchestrator.signal_cache.facts import teacher_of
-from orchestrator.signal_cache.folder import mend, open_cache_folder
+from orchestrator.signal_cache.folder import open_cache_folder
 from orchestrator.signal_cache.writer import CacheWriter
-from orchestrator.specs import teacher_specs
+from orchestrator.specs import teacher_specs, with_longest
 from orchestrator.stream import StepBatch
 from teachers.actor import TeacherSpec
 from teachers.document_signals import DocumentSignals
@@ -78,11 +78,10 @@ def capture(config: RunConfig, name: str, folder: Path, *, resume: bool = False)
     folder = folder.absolute()
     _check_request(config, name, folder, resume=resume)
     setup = set_up(config)
-    spec = capture_spec(config, name)
+    spec = with_longest(capture_spec(config, name), setup)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        num_mended = mend(folder)
-        open_cache_folder(folder, spec, config, setup, "--output")
+        num_mended = open_cache_folder(folder, spec, config, setup, "--output")
         num_asked = capture_into(folder, spec, config, setup)
     return _summary(folder, num_asked, num_mended)
 
@@ -105,9 +104,11 @@ def capture_into(folder: Path, spec: TeacherSpec, config: RunConfig, setup: Setu
 
 
 def capture_spec(config: RunConfig, name: str) -> TeacherSpec:
-    """What the teacher is built from in this process."""
+    """What the teacher is built from in this process, where no student takes a GPU."""
     machine = Machine(num_cpus=num_cpus(), num_gpus=float(torch.cuda.device_count()))
-    alone = config.model_copy(update={"teachers": (teacher_of(config, name),)})
+    away = config.student.model_copy(update={"device": "cpu", "resources": Resources()})
+    teachers = (teacher_of(config, name),)
+    alone = config.model_copy(update={"teachers": teachers, "student": away})
     return teacher_specs(alone, machine)[0]
 
 

@@ -56,7 +56,7 @@ def check_caches(config: RunConfig) -> None:
     problems = [
         f"{place}.{text}"
         for place, teacher, cache in caches_of(config)
-        for text in _problems(teacher, config, cache.manifest)
+        for text in [*_problems(teacher, config, cache.manifest), *_lost_head(teacher, cache)]
     ]
     if problems:
         raise ConfigError(
@@ -79,6 +79,12 @@ def _problems(teacher: TeacherConfig, config: RunConfig, manifest: Manifest) -> 
         )
     if teacher.model is not None:
         yield from _model_differences(teacher, config, manifest)
+
+
+def _lost_head(teacher: TeacherConfig, cache: SignalCache) -> Iterator[str]:
+    reads = any(entry.method.needs_teacher_head for entry in teacher.methods)
+    if reads and not cache.has_head:
+        yield f"path: {cache.folder} holds no head; {cache.how_to_recapture}"
 
 
 def choices_of(teacher: TeacherConfig) -> dict[str, Any]:

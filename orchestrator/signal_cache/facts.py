@@ -11,6 +11,7 @@ from orchestrator.signal_cache.check import choices_of
 from teachers.actor import TeacherSpec
 from teachers.signal_cache.manifest import (
     FORMAT,
+    LOOSE,
     GroupingFacts,
     Manifest,
     TeacherFacts,
@@ -20,9 +21,6 @@ from teachers.signal_cache.manifest import (
     differences,
 )
 from teachers.tokenizer import Tokenizer
-
-LOOSE = ("kind", "model", "name")
-"""Facts about the teacher that change no signal."""
 
 
 def manifest_of(

@@ -23,8 +23,8 @@ from teachers.signal_cache.cache import (
     READING,
     SHARDS,
     TOKENIZER,
+    SignalCache,
     read_manifest,
-    stored_shards,
 )
 from teachers.signal_cache.manifest import ShardFacts
 from teachers.tokenizer import Tokenizer
@@ -34,8 +34,11 @@ log = logging.getLogger(__name__)
 
 def open_cache_folder(
     folder: Path, spec: TeacherSpec, config: RunConfig, setup: Setup, place: str
-) -> None:
-    """Make the folder with manifest and tokenizer, or check that it is of the same signals.
+) -> int:
+    """Make the folder with manifest and tokenizer, or mend the one that is of the same signals.
+
+    Gives the number of shards that were damaged. Nothing is deleted before the folder is known to
+    be a cache of these signals.
 
     Args:
         folder: absolute.
@@ -58,8 +61,8 @@ def open_cache_folder(
                 + "\n  ".join(found)
                 + "\nSet these back, or choose another folder"
             )
-        return
-    if strange := sorted(path.name for path in folder.iterdir() if not _is_ours(path)):
+        return _mend(folder)
+    if strange := _strange(folder):
         raise ConfigError(
             f"{place}: {folder} holds {strange[0]} but no {MANIFEST}; expected an empty folder, or "
             "one that a capture began"
@@ -67,10 +70,13 @@ def open_cache_folder(
     files = _write_tokenizer(tokenizer_of(setup, spec.name), folder)
     text = manifest_of(spec, config, setup, files).model_dump_json(indent=2)
     atomic_write_text(folder / MANIFEST, text + "\n")
+    return _mend(folder)
 
 
-def _is_ours(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in (READING, TOKENIZER, SHARDS)
+def _strange(folder: Path) -> list[str]:
+    """What no capture leaves before its manifest: that begins with ``READING``, has no shard."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return sorted(names - {READING, TOKENIZER} if READING in names else names)
 
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, str]:
@@ -85,21 +91,17 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> dict[str, str]:
     }
 
 
-def mend(folder: Path) -> int:
-    """Delete what cannot be used, so that it is asked for again; gives the number of shards.
-
-    Every shard is read.
-    """
+def _mend(folder: Path) -> int:
+    """Delete what cannot be used, so that it is asked for again; every shard is read."""
     remove_leftovers(folder)
     if not (folder / SHARDS).is_dir():
         return 0
     remove_leftovers(folder / SHARDS)
     count = sum(_discard_damaged(path) for path in sorted((folder / SHARDS).glob("*.json")))
-    for shard in stored_shards(folder):
-        if (flaw := shard.flaw) is not None:
-            log.warning("%s %s; it is made again", shard.path, flaw)
-            discard_shard(shard)
-            count += 1
+    for shard, flaw in SignalCache.open(folder).flaws(read_all=True):
+        log.warning("%s %s; it is made again", shard.path, flaw)
+        discard_shard(shard)
+        count += 1
     return count
 
 

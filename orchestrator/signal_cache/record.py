@@ -10,7 +10,7 @@ from orchestrator.config import RunConfig
 from orchestrator.gates.chosen import FIRST, spread
 from orchestrator.run_folder import locked
 from orchestrator.setup import Setup
-from orchestrator.signal_cache.folder import mend, open_cache_folder
+from orchestrator.signal_cache.folder import open_cache_folder
 from orchestrator.signal_cache.writer import CacheWriter
 from teachers.actor import TeacherSpec
 
@@ -43,20 +43,24 @@ def recorded(
         specs: of the run's teachers.
         config: the run.
         setup: its tokenizers and documents.
-        checked: the checks before the first step will ask the teachers too.
+        checked: the checks before the first step will ask the teachers too. What they ask of
+            replicas is written, since none of these can tell it from what a step asks.
 
     Raises:
         ConfigError: a folder holds something else, or other signals.
     """
     folders = record_folders(config)
     chosen = spread(setup.train.documents[:FIRST], config.checks.documents) if checked else []
+    alone = {t.name for t in config.teachers if t.resources.replicas == 1}
     for spec in specs:
         if spec.name in folders:
-            mend(folders[spec.name])
             place = f"teachers.{spec.name}.record"
             open_cache_folder(folders[spec.name], spec, config, setup, place)
     return [
-        replace(spec, record=_writer(spec.name, folders[spec.name], chosen))
+        replace(
+            spec,
+            record=_writer(spec.name, folders[spec.name], chosen if spec.name in alone else []),
+        )
         if spec.name in folders
         else spec
         for spec in specs

@@ -15,7 +15,7 @@ from orchestrator.atomic import atomic_write_bytes
 from teachers.document_score import DocumentScore
 from teachers.document_signals import DocumentSignals
 from teachers.head_weights import HeadWeights
-from teachers.signal_cache.cache import SHARDS, StoredShard, stored_shards
+from teachers.signal_cache.cache import SHARDS, StoredShard, read_manifest, stored_shards
 from teachers.signal_cache.manifest import ShardFacts
 from teachers.signal_cache.shard import encode
 from teachers.signal_cache.tables import encode_head, encode_scores
@@ -35,6 +35,7 @@ class CacheWriter:
         self, folder: Path, checked: Sequence[str] = (), only_checked: Sequence[str] = ()
     ) -> None:
         self.folder = folder
+        self._teacher = read_manifest(folder).teacher.fingerprint
         self._checked = set(checked)
         self._only_checked = set(only_checked)
         self._known: dict[str, set[str]] = {"signals": set(), "scores": set(), "head": set()}
@@ -103,6 +104,7 @@ class CacheWriter:
         path = self.folder / SHARDS / f"{holds}-{name}.safetensors"
         facts = ShardFacts(
             holds=holds,
+            teacher=self._teacher,
             num_bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             documents=tuple(digests),

@@ -31,7 +31,6 @@ class PartitionedState:
         self._zero = zero
         self._optimizer = optimizer
         self._weights_partitioned = hasattr(zero, "fp32_partitioned_groups_flat")
-        self._linked = self._weights_partitioned  # stage 3 finds them without a link
 
     def num_updates(self) -> dict[str, int]:
         """The same for a whole flat group, where a missing gradient counts as zero.
@@ -100,15 +99,16 @@ class PartitionedState:
         return found
 
     def _link_moments(self) -> None:
-        """Once the moments exist they stay the same tensors, so once is enough."""
+        """Where links are missing: DeepSpeed drops them when it moves what it partitions."""
         from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
-        if self._linked:
+        if self._weights_partitioned:  # stage 3 finds them without a link
             return
-        self._linked = True
         groups = zip(self._zero.bit16_groups, self._partitions(), strict=True)
         for parameters, partition in groups:
-            lazy_init_hp_params_optimizer_state(parameters, partition, self._optimizer.state)
+            held = [p._hp_mapping for p in parameters if p._hp_mapping is not None]
+            if not all(part.optim_fragment for part in held):
+                lazy_init_hp_params_optimizer_state(parameters, partition, self._optimizer.state)
 
     def _set_whole(self, kind: Kind, parameter: nn.Parameter, value: Tensor) -> None:
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state

@@ -13,7 +13,7 @@ import ray
 import torch
 
 from losses.document import Document
-from orchestrator.errors import WorkerLost
+from orchestrator.errors import TeacherLost
 from orchestrator.gates.verdict import Gates, Verdict
 from orchestrator.replicas import fetch
 from orchestrator.run_logs import STUDENT, log_of
@@ -111,11 +111,11 @@ class StudentWorker:
         """Wait for what ``receive`` did not get yet, train; also gives the seconds waited for each.
 
         Raises:
-            WorkerLost: a teacher's signals do not come.
+            TeacherLost: a teacher's signals do not come.
         """
         missing = self.receive(documents, references).missing
         if missing is not None:
-            raise WorkerLost(missing.text)
+            raise TeacherLost(missing.text)
         inbox, self.inbox = self.inbox, Inbox()
         self.received.add(inbox.rows)
         signals = self._by_document(inbox, len(documents))
@@ -154,12 +154,12 @@ class StudentWorker:
         """See ``StudentTrainer.check``; a document on which a teacher fails is not looked at.
 
         Raises:
-            WorkerLost: a teacher's signals do not come.
+            TeacherLost: a teacher's signals do not come.
             ValueError: there is no document of which all of them say something.
         """
         arrival = self.receive(documents, references)
         if arrival.missing is not None:
-            raise WorkerLost(arrival.missing.text)
+            raise TeacherLost(arrival.missing.text)
         inbox, self.inbox = self.inbox, Inbox()
         signals = self._by_document(inbox, len(documents))
         failed = {bad.document for bad in arrival.bad}
@@ -211,8 +211,10 @@ class StudentWorker:
         """Expect signals of this version from now on."""
         self.spoken = spoken
 
-    def enter(self, device: str, left: None = None) -> None:
-        """Move onto the device, which whoever had it has left."""
+    def enter(self, device: str, left: Sequence[Any] = ()) -> None:
+        """Move onto the device once whoever had it has left; see ``orchestrator.in_turn``."""
+        if left:
+            ray.wait(list(left))
         self.trainer.engine.move_to(device)
 
     def leave(self) -> None:
@@ -263,8 +265,10 @@ class StudentWorker:
         except ray.exceptions.GetTimeoutError:
             text = f"teacher {teacher}: no signals for {limit:g} s"
             return Missing(teacher, f"{text}; raise train.timeout_s if it is only slow", died=False)
-        except ray.exceptions.RayTaskError:
-            raise
+        except ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, ConnectionError):
+                raise
+            return Missing(teacher, str(error.cause), died=True)  # its server
         except ray.exceptions.RayError as error:
             return Missing(teacher, f"teacher {teacher} died: {error}", died=True)
 

@@ -55,7 +55,7 @@ class Client:
         name: the teacher's, for messages.
 
     Raises:
-        ValueError: the environment has no such variable.
+        ValueError: the environment has no such variable, or it holds no key.
     """
 
     def __init__(self, source: ServerSource, name: str) -> None:
@@ -146,8 +146,8 @@ class Client:
 
     def _words(self, response: httpx2.Response) -> str:
         """What the server says, without the key should it repeat it."""
-        text = " ".join(response.text[: 4 * LONGEST_TEXT].split())
-        return (text.replace(self._key, "***") if self._key else text)[:LONGEST_TEXT]
+        text = response.text.replace(self._key, "***") if self._key else response.text
+        return " ".join(text.split())[:LONGEST_TEXT]
 
     def _unreadable(self, error: ValidationError, path: str) -> Exception:
         """JSON that is cut may come whole the next time; JSON of another form will not."""
@@ -199,5 +199,11 @@ def _key_of(source: ServerSource, name: str) -> str | None:
         raise ValueError(
             f"teacher {name}: the environment variable {source.api_key_variable} "
             "(server.api_key_variable) is not set where the teacher runs; expected the server's key"
+        )
+    if not (key.isascii() and key.isprintable()) or key != key.strip():  # httpx2 would show it
+        raise ValueError(
+            f"teacher {name}: the environment variable {source.api_key_variable} "
+            "(server.api_key_variable) holds a line break, a space at an end, or what is not "
+            "ASCII; expected the server's key alone"
         )
     return key

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from losses.told import Told
-from teachers.server.prompt import Prompt
-from teachers.server.reference import Known, Reference
+from teachers.server.prompt import Known, Prompt
+from teachers.server.reference import Reference
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ class Gap:
     def of(
         cls, document: str, ours: Float32[np.ndarray, "token"], theirs: Float32[np.ndarray, "token"]
     ) -> "Gap":
-        """Over the tokens that both sides speak of."""
-        both = np.isfinite(ours) & np.isfinite(theirs)
-        gaps = np.abs(ours[both].astype(np.float64) - theirs[both])
+        """Over all tokens but the first, of which neither speaks; what is NaN is infinitely far."""
+        apart = np.abs(ours[1:].astype(np.float64) - theirs[1:])
+        gaps = np.where(np.isnan(apart), np.inf, apart)
         if not len(gaps):
             return cls(document, 0.0, 0.0, 0)
         return cls(document, float(gaps.mean()), float(gaps.max()), len(gaps))
@@ -87,7 +87,12 @@ class Parity:
             Gap.of(known.prompt.name, found.logprob, known.logprob)
             for found, known in zip(told, expected, strict=True)
         ]
-        worst = max(gaps, key=lambda gap: gap.mean, default=Gap("", 0.0, 0.0, 0))
+        if not any(gap.num_tokens for gap in gaps):
+            raise ValueError(
+                f"teacher {self.teacher}: {probe} compares nothing: none of its {len(gaps)} "
+                "documents has a token behind another; expected longer ones"
+            )
+        worst = max(gaps, key=lambda gap: gap.mean)
         if worst.mean <= self.tolerance:
             log.info("teacher %s: %s differs by %.2g nats a token", self.teacher, probe, worst.mean)
             return

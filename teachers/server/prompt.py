@@ -1,9 +1,9 @@
-"""What a server is asked about: a text as token ids."""
+"""What a server is asked about: a text as token ids, and what is known of it."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 
 @dataclass(frozen=True)
@@ -12,3 +12,11 @@ class Prompt:
 
     name: str
     ids: Int64[np.ndarray, "token"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A prompt and the log-probability (nats) of each of its tokens, NaN where it has none."""
+
+    prompt: Prompt
+    logprob: Float32[np.ndarray, "token"]

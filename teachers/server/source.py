@@ -34,6 +34,7 @@ class ServerSource:
         concurrency: requests under way at once.
         tolerance: largest mean difference in nats a token that a probe may find.
         parity: the same weights, or the file of a recorded sample; None for neither.
+        longest: tokens of the longest document that is asked about, as far as it is known.
     """
 
     url: str
@@ -47,3 +48,4 @@ class ServerSource:
     concurrency: int = 8
     tolerance: float = 0.05
     parity: ModelSource | Path | None = None
+    longest: int = 0

@@ -33,7 +33,7 @@ class ServerTeacher:
         asks: what the mixture judges teachers by; None sends no score.
 
     Raises:
-        ValueError: the server does not serve the model.
+        ValueError: the server does not serve the model, or reads too few tokens.
         ServerLost: it cannot be reached.
     """
 
@@ -51,6 +51,7 @@ class ServerTeacher:
         self.parity = parity
         self.asks = asks
         self.max_tokens = served_model(client).max_model_len
+        self._check_length(client.source.longest, "the longest document of the run")
         self._is_believed = False
 
     def signals(self, documents: Sequence[Document]) -> list[DocumentSignals]:
@@ -90,8 +91,9 @@ class ServerTeacher:
         """What the server says of each document."""
         views = self._encode(documents)
         prompts = [Prompt(d.name, view.ids) for d, view in zip(documents, views, strict=True)]
-        if prompts and not self._is_believed:
-            self.parity.check(prompts, self._ask_all)
+        telling = [prompt for prompt in prompts if len(prompt.ids) > 1]
+        if telling and not self._is_believed:
+            self.parity.check(telling, self._ask_all)
             self._is_believed = True
         told = self._ask_all(prompts)
         return [
@@ -116,13 +118,17 @@ class ServerTeacher:
     def _encode(self, documents: Sequence[Document]) -> list[Tokens]:
         views = self.tokenizer.encode(documents)
         for document, view in zip(documents, views, strict=True):
-            if self.max_tokens is not None and len(view) >= self.max_tokens:
-                raise ValueError(
-                    f"document {document.name} is {len(view)} tokens long for "
-                    f"{self.tokenizer.name}, whose server reads fewer than {self.max_tokens} "
-                    "(max_model_len); lower data.max_length, or raise it there"
-                )
+            self._check_length(len(view), f"document {document.name}")
         return views
+
+    def _check_length(self, length: int, what: str) -> None:
+        """A request needs room for one more token, which the server generates."""
+        if self.max_tokens is not None and length >= self.max_tokens:
+            raise ValueError(
+                f"{what} is {length} tokens long for {self.tokenizer.name}, whose server reads "
+                f"fewer than {self.max_tokens} (max_model_len); lower data.max_length, or raise it "
+                "there"
+            )
 
     def _ask_all(self, prompts: Sequence[Prompt]) -> list[Told]:
         return self.client.each(self._ask, prompts)

@@ -4,7 +4,7 @@
     tokenizer.safetensors      the teacher's tokenizer as it was read (``teachers.reading``)
     tokenizer/                 the same for ``transformers``, whose templates write chats
     shards/NAME.safetensors    the arrays of some documents
-    shards/NAME.json           the documents of that shard by digest, its size and SHA-256
+    shards/NAME.json           its documents by digest, whose they are, its size and SHA-256
 
 A shard counts once its ``.json`` is there, which is written last. Signals know no student, so
 there is nothing of a student in it. This package reads; ``orchestrator.signal_cache`` writes.

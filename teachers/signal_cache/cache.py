@@ -113,6 +113,11 @@ class SignalCache:
         shards = (shard.facts for shard in self.shards if shard.facts.holds == "scores")
         return {digest for facts in shards for digest in facts.documents}
 
+    @property
+    def has_head(self) -> bool:
+        """True if the teacher's head is stored."""
+        return any(shard.facts.holds == "head" for shard in self.shards)
+
     def head(self) -> HeadWeights:
         """The teacher's head.
 
@@ -152,12 +157,15 @@ class SignalCache:
         Args:
             read_all: compare digests too, else files and sizes only.
         """
+        teacher = self.manifest.teacher.fingerprint
         for shard in self.shards:
-            if (flaw := shard.flaw if read_all else shard.size_flaw) is not None:
+            if shard.facts.teacher != teacher:
+                yield shard, "is of another cache, or the manifest was changed"
+            elif (flaw := shard.flaw if read_all else shard.size_flaw) is not None:
                 yield shard, flaw
 
     def check(self, *, read_all: bool) -> None:
-        """Refuse a cache with a shard that is missing or damaged.
+        """Refuse a cache with a shard that is missing, damaged or of another teacher.
 
         Raises:
             ValueError: names every such shard, and what to do.

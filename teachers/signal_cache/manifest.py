@@ -1,5 +1,6 @@
 """What a folder of signals says of itself: whose they are, of which text, asked in which groups."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from losses.base import Method
 
 FORMAT: Final = 1
+
+LOOSE = ("kind", "model", "name")
+"""Facts about a teacher that change no signal."""
 
 NOTE = (
     "Signals depend on the teacher's part and on each document's bytes alone, so they serve any "
@@ -49,6 +53,12 @@ class TeacherFacts(_Facts):
     start_token: str | None
     methods: tuple[dict[str, Any], ...]
     asks: Literal["ce", "entropy"] | None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that decides a signal; of no name."""
+        facts = self.model_dump(mode="json", exclude=set(LOOSE))
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 class GroupingFacts(_Facts):
@@ -95,9 +105,18 @@ class Manifest(_Facts):
 
 
 class ShardFacts(_Facts):
-    """The content of a shard's own ``.json``; ``holds`` says what the file is to be read as."""
+    """The content of a shard's own ``.json``.
+
+    Args:
+        holds: what the file is to be read as.
+        teacher: the fingerprint of ``TeacherFacts``, so that no other cache's shard is taken.
+        num_bytes: size of the file.
+        sha256: of the file.
+        documents: their digests, in the order of the rows.
+    """
 
     holds: Literal["signals", "scores", "head"]
+    teacher: str
     num_bytes: int
     sha256: str
     documents: tuple[str, ...]

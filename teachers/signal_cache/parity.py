@@ -9,21 +9,25 @@ from jaxtyping import Float64, Shaped
 
 from losses.document import Document
 from losses.signals import Signal, TopProbabilities, unpack
-from teachers.speaker import Speaker
+from teachers.document_signals import DocumentSignals
 
 UNORDERED = ("others", "ids")
 """Fields of a top-k: its entries come in no order, and equal ones at its end may be others."""
 
 
 def check_parity(
-    stored: Speaker, live: Speaker, documents: Sequence[Document], tolerance: float, what: str
+    documents: Sequence[Document],
+    stored: Sequence[DocumentSignals],
+    live: Sequence[DocumentSignals],
+    tolerance: float,
+    what: str,
 ) -> float:
     """The largest difference between what the two say of the documents.
 
     Args:
-        stored: what is asked about.
-        live: what it is compared with; the same methods in the same order.
         documents: read by both.
+        stored: each document's signals as they were kept.
+        live: what they are compared with; of the same methods in the same order.
         tolerance: largest difference that passes, see ``difference``.
         what: the stored teacher in words, for the message.
 
@@ -31,8 +35,7 @@ def check_parity(
         ValueError: they differ by more; names document, signal and difference.
     """
     worst = 0.0
-    rows = zip(documents, stored.signals(documents), live.signals(documents), strict=True)
-    for document, ours, theirs in rows:
+    for document, ours, theirs in zip(documents, stored, live, strict=True):
         for mine, other in zip(ours, theirs, strict=True):
             found = difference(mine, other)
             if not found <= tolerance:

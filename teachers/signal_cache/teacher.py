@@ -12,12 +12,13 @@ from teachers.head_weights import HeadWeights
 from teachers.routed import absent_row, routed_signals, signals_by_part
 from teachers.signal_cache.cache import SignalCache
 from teachers.signal_cache.manifest import place_of
-from teachers.speaker import Speaker
 
 FEW = 4
 """Documents that the probe gets, at most."""
 
-Probe: TypeAlias = Callable[[Speaker, Sequence[Document]], None]
+Probe: TypeAlias = Callable[[Sequence[Document], Sequence[DocumentSignals]], None]
+"""Called with documents and what is stored of them; raises ValueError if it should not be trusted.
+"""
 
 
 class CacheTeacher:
@@ -28,8 +29,7 @@ class CacheTeacher:
         cache: what it said.
         methods: which of its signals are wanted, in this order.
         asks: what the mixture judges teachers by; None sends no score.
-        probe: called with this teacher and the first documents that it is asked for, before it
-            answers; raises ValueError if it should not be trusted.
+        probe: of the first documents that it is asked for, before it answers.
 
     Raises:
         ValueError: a shard is missing or damaged, or the cache has other signals than wanted.
@@ -65,8 +65,8 @@ class CacheTeacher:
         """
         own = [document for document in documents if document.goes_to(self.name)][:FEW]
         if own and self._probe is not None:
-            probe, self._probe = self._probe, None
-            probe(self, own)
+            self._probe(own, self._read(own))
+            self._probe = None
         return routed_signals(self.name, documents, self._absent, self._read)
 
     def _read(self, documents: Sequence[Document]) -> list[DocumentSignals]:

@@ -90,11 +90,13 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
     """All steps of a job on this rank's share of each batch, with an evaluation in between.
 
     A job may continue from ``spec.resume_from``; ``saves`` maps steps done to state folders, and
-    ``versions`` to folders of the running mean as a model.
+    ``versions`` to folders of the running mean as a model. After the steps in ``offloads`` all that
+    ZeRO partitions leaves the device and comes back.
     """
     import torch
 
     from losses.prediction import ELEMENTS_IN_MEMORY
+    from orchestrator.student.moving import move_partitions
     from orchestrator.student.state import restore_random_state
     from orchestrator.student.versions import save_version
     from orchestrator.student.worker import build_trainer, join_group
@@ -112,6 +114,9 @@ def train(rank: int, port: int, job: dict[str, Any]) -> dict[str, Any]:
     if spec.resume_from is not None:
         restore_random_state(spec.resume_from, rank)
     for done, (documents, signals, num_bytes) in enumerate(job["steps"], job.get("first", 0)):
+        if done in job.get("offloads", ()):
+            move_partitions(trainer.engine._engine, module, "cpu")
+            trainer.engine._engine.reload_states()
         if done in saves:
             trainer.save_state(done, saves[done], rank)
         if (version := job.get("versions", {}).get(done)) is not None:

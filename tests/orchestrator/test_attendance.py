@@ -1,5 +1,6 @@
 """A teacher that is lost: abort, wait or drop; what ranks do then, what the driver waits for."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +15,18 @@ import orchestrator.attendance
 import orchestrator.student.worker
 from losses.methods.kl import Kl
 from losses.mixture import Absent, Confidence, TeacherScore, Unusable
-from orchestrator.arm import Arm, gather
+from orchestrator.arm import Arm, Course, _stop_if_asked, gather
 from orchestrator.attendance import Attendance
-from orchestrator.config import ChecksConfig
+from orchestrator.checkpoint import Inputs, Tally
+from orchestrator.config import ChecksConfig, parse_run
 from orchestrator.errors import TeacherLost, WorkerLost
 from orchestrator.gates.arm import gates_of
+from orchestrator.interruption import Interrupted, StopRequest
+from orchestrator.replicas import Replicas
 from orchestrator.stream import Request, StepBatch
 from orchestrator.student.arrival import Arrival, Bad, Inbox, Missing, signals_by_document
 from orchestrator.student.worker import StudentWorker
+from teachers.server.client import ServerLost
 from teachers.teacher import Teacher
 
 DIED = Missing("b", "teacher b died: killed", died=True)
@@ -67,10 +72,24 @@ class TestRules:
 
     def test_wait_waits_for_one_that_is_silent(self, attendance, caplog):
         attendance.rule = "wait"
+        paused: list[int] = []
+        attendance.pause = paused.append
         attendance.lose(LATE, 4)
         assert "no signals for 3 s; waiting on" in caplog.text
-        with pytest.raises(TeacherLost, match="teacher b died"):
+        with pytest.raises(TeacherLost, match="teacher b died: killed; to wait on would not"):
             attendance.lose(DIED, 4)
+        assert paused == [4]  # a signal may have asked the run to stop
+
+    def test_another_replica_stands_in_under_any_rule(self, attendance, monkeypatch, caplog):
+        replicas = Replicas(["x", "y"])
+        attendance.teachers["b"] = replicas
+        monkeypatch.setattr(replicas, "stand_in", lambda: 1)
+        attendance.lose(DIED, 4)
+        assert "teacher b died: killed; REPLICAS LOST: 1, the others read" in caplog.text
+        for missing in (LATE, DIED):  # one that hangs; then the last one
+            monkeypatch.setattr(replicas, "stand_in", lambda: 0)
+            with pytest.raises(TeacherLost):
+                attendance.lose(missing, 4)
 
     @pytest.mark.parametrize("missing", [DIED, LATE])
     def test_drop_goes_on_without_it(self, attendance, missing, caplog):
@@ -79,6 +98,7 @@ class TestRules:
         assert attendance.dropped == {"b": 4}
         assert list(attendance.teachers) == ["a"]
         assert attendance.killed == ["actor b"]  # also one that only hangs
+        assert list(attendance.live) == ["a"]  # for ranks that start again
         assert attendance.told == [("b",)] * 2
         assert "TEACHER b IS DROPPED from step 4 on: weights ce 1 -> 1, a/kl 1 -> 3" in caplog.text
 
@@ -122,6 +142,63 @@ def test_the_driver_waits_until_all_ranks_have_all(at_once, documents):
     assert found == [Bad("a", "d1", "why")]
     assert lost == [(DIED, 7)]
     assert asked == [(["d0", "d2"], {"a": 0}), (["d1", "d3"], {"a": 1})] * 2
+
+
+def test_what_a_lost_replica_owes_is_asked_for_where_it_is_missing(at_once, documents):
+    """The rank that had its part already is not asked about it again; nothing is lost."""
+    asked: list[tuple[str, list[str]]] = []
+
+    def reader(name: str) -> Any:
+        def signals(group: Any) -> str:
+            asked.append((name, [document.name for document in group]))
+            return f"{name}{len(asked)}"
+
+        return SimpleNamespace(signals=remote(signals))
+
+    replicas = Replicas([reader("x"), reader("y")])
+    batch = StepBatch.of(7, documents[:4], 2)
+    references = tuple({"b": replicas.signals.remote(shard)} for shard in batch.shards)
+    request = Request(batch, references, {})
+    first = [dict(references) for references in request.references]
+    asked.clear()
+    lost: list[int] = []
+
+    class Noting(Attendance):
+        def lose(self, missing: Missing, step: int) -> None:
+            lost.append(step)
+            replicas.readers[:] = [1, 1]  # as ``stand_in`` does once Ray says that x is gone
+
+    def receive(number: int) -> Any:
+        def answer(shard: Any, references: Any) -> Arrival:
+            is_whole = number == 0 or 0 not in references["b"].readers
+            return Arrival() if is_whole else Arrival(DIED)
+
+        return SimpleNamespace(receive=remote(answer))
+
+    ranks = {f"student/{number}": receive(number) for number in range(2)}
+    assert gather(Arm(ranks, {"b": replicas}, ("ce",), attendance=Noting()), request, 1.0) == []
+    assert lost == [7]
+    assert asked == [("y", ["d1"])]
+    assert request.references[0] == first[0]
+    assert request.references[1]["b"].readers == (1, 1)
+    assert request.references[1]["b"].references[1] == first[1]["b"].references[1]
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_run_that_waits_still_stops_when_it_is_told_to(monkeypatch, tmp_path, step):
+    saved: list[int] = []
+    run = {"student": {"init": "x"}, "data": {"train": ["t.jsonl"], "held_out": ["h.jsonl"]}}
+    config = parse_run({**run, "teachers": [], "output_dir": "x"})
+    monkeypatch.setattr(
+        orchestrator.arm, "save_checkpoint", lambda arm, course, step, tally: saved.append(step)
+    )
+    course = Course(config, tmp_path, Inputs({}), (), (), StopRequest())
+    arm = Arm({}, {}, ("ce",))
+    _stop_if_asked(arm, course, Tally(), step)
+    course.stop.signum = signal.SIGTERM
+    with pytest.raises(Interrupted, match="is what --resume continues from"):
+        _stop_if_asked(arm, course, Tally(), step)
+    assert saved == ([step] if step else [])
 
 
 class Rank(StudentWorker):
@@ -238,6 +315,17 @@ class TestRank:
         missing = StudentWorker._get(rank, "b", None)
         assert (missing.teacher, missing.died) == ("b", died)
         assert "teacher b" in missing.text
+
+    def test_a_server_that_is_gone_is_a_loss(self, rank, monkeypatch):
+        gone = ServerLost("teacher b: the server at http://x cannot be reached")
+        error = ray.exceptions.RayTaskError("signals", "trace", gone)
+
+        def fetch(reference: Any, timeout_s: float) -> None:
+            raise error.as_instanceof_cause()
+
+        monkeypatch.setattr(orchestrator.student.worker, "fetch", fetch)
+        rank.spec = SimpleNamespace(timeout_s=3.0)
+        assert StudentWorker._get(rank, "b", None) == Missing("b", str(gone), died=True)
 
     def test_a_teachers_own_error_is_no_loss(self, rank, monkeypatch):
         error = ray.exceptions.RayTaskError("signals", "trace", ValueError("document d7"))

@@ -25,13 +25,17 @@ SAVED = 2
 
 @dataclass(frozen=True)
 class Case:
-    """``start`` is the case whose state this one continues; None trains all four steps."""
+    """``start`` is the case whose state this one continues; None trains all four steps.
+
+    ``undisturbed`` is the same case without the turns that this one takes on its device.
+    """
 
     stage: int = 0
     num_ranks: int = 1
     dtype: str = "float32"
     dropout: bool = True
     start: str | None = None
+    undisturbed: str | None = None
 
 
 WHOLE = {
@@ -50,8 +54,13 @@ MOVED = {
 }
 """Another number of ranks or ZeRO stage; dropout differs by rank, so it is off."""
 PLAIN = {name: replace(case, dropout=False) for name, case in (STARTS | MOVED).items()}
-CASES = {**WHOLE, **RESUMED, **PLAIN}
+OFFLOADED = {
+    f"{name} offloaded": replace(WHOLE[name], undisturbed=name)
+    for name in ("zero1", "zero2", "bf16-zero1")
+}
+CASES = {**WHOLE, **RESUMED, **PLAIN, **OFFLOADED}
 QUICK = {
+    "bf16-zero1 offloaded",
     *("zero0 resumed", "zero2-ranks resumed", "bf16-zero3-ranks resumed", "0 on 1 to 2 on 2"),
     *("zero0", "zero2-ranks", "bf16-zero3-ranks"),
 }
@@ -78,7 +87,7 @@ def results(distillation, zero, train_ranks, collected, folder) -> dict[str, Any
         student.model.save_pretrained(folder / f"dropout-{dropout}")
         student.tokenizer.fast.save_pretrained(folder / f"dropout-{dropout}")
     asked = collected(Path(__file__).name, "name")
-    starts = {CASES[name].start for name in asked}
+    starts = {other for name in asked for other in (CASES[name].start, CASES[name].undisturbed)}
     names = [name for name in CASES if name in starts or name in asked]
     jobs = {name: job(lab, name, zero[CASES[name].stage], folder) for name in names}
     found: dict[str, Any] = train_ranks(jobs, folder)
@@ -121,12 +130,16 @@ def job(lab, name: str, extra: dict[str, Any], folder: Path) -> dict[str, Any]:
         resume_from=folder / f"{case.start}.state" if case.start else None,
     )
     heads = {name: Teacher(model, []).head_weights() for name, model in lab.teachers.items()}
+    saves = {SAVED: folder / f"{name}.state"}
+    if case.undisturbed:  # what is saved once must be found again after a move
+        saves |= {SAVED - 1: folder / f"{name}.before"}
     return {
         "spec": spec,
         "heads": heads,
         "steps": [batch_of(lab, indices) for indices in BATCHES[first:]],
         "first": first,
-        "saves": {SAVED: folder / f"{name}.state"},
+        "saves": saves,
+        "offloads": range(1, 4) if case.undisturbed else (),
         "measure_shares": False,
         "elements_in_memory": plain.micro_batch * 2**20,
     }
@@ -169,6 +182,19 @@ class TestSameRanks:
         assert files == sorted(path.name for path in again.iterdir())
         for file in files:
             assert (before / file).read_bytes() == (again / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", parameters(OFFLOADED))
+def test_leaving_the_device_and_coming_back_changes_nothing(results, folder, name):
+    """``resources.offload``: the same steps, weights and state, bit for bit."""
+    other = CASES[name].undisturbed
+    ours, theirs = result_of(results, name), result_of(results, other)
+    for found, expected in zip(ours["reports"], theirs["reports"], strict=True):
+        assert (found.loss, found.update) == (expected.loss, expected.update)
+    for parameter, value in ours["weights"].items():
+        assert torch.equal(value, theirs["weights"][parameter]), parameter
+    for path in (folder / f"{name}.state").iterdir():
+        assert path.read_bytes() == (folder / f"{other}.state" / path.name).read_bytes(), path.name
 
 
 @pytest.mark.parametrize("name", parameters(WHOLE))

@@ -58,3 +58,10 @@ def test_a_missing_file_is_another_model(folder):
 def test_a_hub_model_that_is_not_cached_goes_by_its_revision():
     source = ModelSource("nobody/no-such-model", revision="abc123")
     assert model_identity(source) == "revision abc123"
+
+
+def test_another_config_is_another_model(folder):
+    (folder / "config.json").write_text('{"rms_norm_eps": 1e-6}')
+    before = identity(folder)
+    (folder / "config.json").write_text('{"rms_norm_eps": 1e-5}')
+    assert identity(folder) != before

@@ -51,6 +51,11 @@ class TestShares:
     def test_processes_on_the_cpu_take_no_share(self):
         assert gpus(run({}, {}, student={"device": "cpu"}), 2) == [1.0, 1.0, 0.0]
 
+    def test_who_asks_for_none_gets_none(self):
+        config = run({"gpus": 0}, {}, student={"resources": {"gpus": 0}})
+        assert gpus(config, 0) == [0.0] * 3
+        assert gpus(config, 2) == [0.0, 1.0, 0.0]
+
     def test_nothing_left_is_said(self):
         with pytest.raises(ResourcesError, match=r"all of the 1 GPUs, and 2 processes"):
             gpus(run({"gpus": 1}, {}), 1)

@@ -14,14 +14,17 @@ import torch
 from transformers import set_seed
 
 import orchestrator.arm
+import orchestrator.attendance
 import orchestrator.renewal
 from losses.base import Pair
 from losses.methods.kl import Kl
 from losses.mixture import Absent
 from orchestrator.arm import Arm, Course, train_arm
+from orchestrator.attendance import Attendance
 from orchestrator.checkpoint import STATE, Inputs
 from orchestrator.config import parse_run
-from orchestrator.errors import TeacherLost
+from orchestrator.config.faults import TeacherLostRule
+from orchestrator.errors import SilentTeacher, TeacherLost
 from orchestrator.interruption import StopRequest
 from orchestrator.renewal import Renewal
 from orchestrator.specs import engine_options
@@ -32,7 +35,7 @@ from orchestrator.student.state import load_weights_into, restore, restore_rando
 from orchestrator.student.trainer import StudentTrainer
 from orchestrator.student.worker import StudentWorker
 from teachers.actor import TeacherActor, TeacherSpec
-from teachers.snapshot import Version, without_version
+from teachers.snapshot import Version, newest_version, without_version
 from teachers.source import ModelSource
 from teachers.teacher import Teacher
 
@@ -133,7 +136,7 @@ class Lab:
         point = starting_point(course)
         rank, self.actor = self.rank(point), TeacherActor(self.spec)
 
-        def renewed() -> None:
+        def renewed(step: int) -> None:
             rank.set_head("own", self.actor.head_weights())
 
         renewal = Renewal(
@@ -154,7 +157,7 @@ class Lab:
 
 @pytest.fixture
 def lab(distillation, tmp_path, monkeypatch) -> Lab:
-    for module in (orchestrator.arm, orchestrator.renewal):
+    for module in (orchestrator.arm, orchestrator.attendance, orchestrator.renewal):
         at_once = lambda references, timeout_s, doing: dict(references)  # noqa: E731
         monkeypatch.setattr(module, "collect", at_once)
     monkeypatch.setattr(orchestrator.arm, "work_metrics", lambda answers: {})
@@ -211,35 +214,85 @@ def test_killed_and_resumed(lab, tmp_path, step):
         assert torch.equal(value, theirs[name]), name
 
 
-def test_one_that_is_lost_when_it_is_renewed(lab, tmp_path, monkeypatch):
-    """The rule decides; a dropped one is never renewed again."""
-    asked: list[int] = []
-    dropped: dict[str, int] = {}
+class TestSpeaking:
+    """What becomes of the versions on the disk, and of the teacher, while it loads a new one."""
 
-    class Attendance(orchestrator.renewal.Attendance):
-        def lose(self, missing, step):
-            assert (missing.teacher, missing.died) == ("own", True)
-            self.dropped[missing.teacher] = step
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        for number in (0, 1, 5):
+            (tmp_path / f"version-{number}").mkdir()
+        (tmp_path / ".version-2.ab.partial").mkdir()
+        return tmp_path
 
-    def speak(renewal, step):
-        asked.append(step)
-        if step == EVERY:
-            raise TeacherLost("own died while loading version 1")
+    @pytest.fixture
+    def answers(self, monkeypatch) -> list[Any]:
+        """What happens each time that somebody is waited for: an error, or nothing."""
+        found: list[Any] = []
 
-    monkeypatch.setattr(Renewal, "_speak", speak)
-    values = ("own", None, {}, EVERY, tmp_path, torch.float32, 1.0, lambda: None)
-    renewal = Renewal(*values, Attendance(dropped=dropped))
-    renewal.renew(EVERY)
-    assert (asked, dropped) == ([EVERY], {"own": EVERY})
-    assert not renewal.is_due(2 * EVERY)
-    assert Renewal(*values).is_due(2 * EVERY)
-    with pytest.raises(TeacherLost):
-        Renewal(*values).renew(EVERY)
+        def collect(references, timeout_s, doing):
+            if found and (error := found.pop(0)):
+                raise error
+            return dict(references)
+
+        for module in (orchestrator.attendance, orchestrator.renewal):
+            monkeypatch.setattr(module, "collect", collect)
+        return found
+
+    def renewal(self, folder: Path, seen: list[Any], rule: TeacherLostRule = "abort") -> Renewal:
+        def renew(path: Path, version: int) -> None:
+            seen.append((version, sorted(p.name for p in folder.glob("version-*"))))
+
+        teacher = SimpleNamespace(renew=SimpleNamespace(remote=renew))
+        leave_out = SimpleNamespace(remote=lambda teachers: {})
+        ranks = {"student/0": SimpleNamespace(leave_out=leave_out)}
+        attendance = Attendance(rule, {"own": teacher, "other": None}, students=ranks)
+        return Renewal(
+            "own",
+            teacher,
+            {},
+            EVERY,
+            folder,
+            torch.float32,
+            1.0,
+            lambda step: seen.append(("head", step)),
+            attendance,
+        )
+
+    def test_one_that_starts_again_meanwhile_finds_the_new_one(self, folder, answers):
+        """Newer ones are gone before; one that it may be loading stays until it has spoken."""
+        seen: list[Any] = []
+        (folder / "version-2").mkdir()
+        self.renewal(folder, seen).renew(2 * EVERY)
+        assert seen == [(2, ["version-0", "version-1", "version-2"]), ("head", 2 * EVERY)]
+        assert [path.name for path in folder.glob("version-*")] == ["version-2"]
+        assert newest_version(folder) == (folder / "version-2", 2)
+
+    def test_a_dropped_one_is_never_renewed_again(self, folder, answers):
+        seen: list[Any] = []
+        answers[:] = [None, TeacherLost("own died while loading version 1")]
+        renewal = self.renewal(folder, seen, "drop")
+        renewal.renew(EVERY)
+        assert renewal.attendance.dropped == {"own": EVERY}
+        assert [what for what, _ in seen] == [1]  # and no head
+        assert not renewal.is_due(2 * EVERY)
+        assert self.renewal(folder, seen).is_due(2 * EVERY)
+
+    def test_abort(self, folder, answers):
+        answers[:] = [None, TeacherLost("own died while loading version 1")]
+        with pytest.raises(TeacherLost, match="loading version 1"):
+            self.renewal(folder, []).renew(EVERY)
+
+    def test_a_silent_one_is_waited_for_and_asked_once(self, folder, answers):
+        seen: list[Any] = []
+        answers[:] = [None, SilentTeacher("own: late"), SilentTeacher("own: late"), None]
+        self.renewal(folder, seen, "wait").renew(EVERY)
+        assert [what for what, _ in seen] == [1, "head"]
+        assert not answers
 
 
 def test_a_checkpoint_without_its_version_is_refused(lab, tmp_path):
     renewal = Renewal(
-        "own", None, {}, EVERY, tmp_path / "versions", torch.float32, 1.0, lambda: None
+        "own", None, {}, EVERY, tmp_path / "versions", torch.float32, 1.0, lambda step: None
     )
     with pytest.raises(ValueError, match="but teacher own spoke from it at step 3"):
         renewal.begin(3, tmp_path)

@@ -9,20 +9,23 @@ import pytest
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 import orchestrator.actors
-from orchestrator.actors import collect
+from orchestrator.actors import collect, loaded
+from orchestrator.attendance import Attendance
 from orchestrator.config import parse_run
 from orchestrator.errors import (
     ConfigError,
     RankLost,
     ResourcesError,
     SilentRank,
+    SilentTeacher,
     TeacherLost,
     WorkerLost,
     exit_code,
 )
-from orchestrator.processes import Teachers
+from orchestrator.processes import Teachers, _too_early
 from orchestrator.run import attempts
 from orchestrator.run_logs import log_of, who_hangs
+from teachers.server.client import ServerLost
 
 
 def tried(restarts: int, errors: list[Exception], teachers: Teachers | None = None) -> int:
@@ -132,17 +135,28 @@ class TestCollect:
             collect({"student/0": "x"}, 1.0, "loading")
 
     def test_who_is_late_decides(self, answers):
-        with pytest.raises(TeacherLost, match=r"^a, b: no answer for 1 s while loading"):
+        with pytest.raises(SilentTeacher, match=r"^a, b: no answer for 1 s while loading"):
             collect({"a": "x", "b": "y"}, 1.0, "loading")
         with pytest.raises(SilentRank, match="no answer") as caught:
             collect({"a": "x", "student/1": "y"}, 1.0, "loading")
         assert caught.value.names == ("student/1",)
 
-    def test_what_a_constructor_raised_is_raised(self, answers):
+    def test_what_a_constructor_raised_is_raised_at_the_start(self, answers):
+        """Later it is why the process could not start again."""
         cause = RayTaskError("__init__", "trace", ValueError("no weights"))
         answers["x"] = ActorDiedError(cause)
         with pytest.raises(ValueError, match=r"^no weights$"):
-            collect({"gemma": "x"}, 1.0, "loading")
+            loaded({"gemma": "x"}, 1.0)
+        with pytest.raises(TeacherLost, match=r"^gemma died while loading version 2: no weights$"):
+            collect({"gemma": "x"}, 1.0, "loading version 2")
+        answers["x"] = RayActorError()
+        with pytest.raises(TeacherLost, match="gemma died while loading its model"):
+            loaded({"gemma": "x"}, 1.0)
+
+    def test_a_server_that_is_gone_is_a_lost_teacher(self, answers):
+        answers["x"] = self.failed(ServerLost("teacher gemma: the server at http://x is gone"))
+        with pytest.raises(TeacherLost, match=r"http://x is gone \(while scoring documents\)"):
+            collect({"gemma": "x"}, 1.0, "scoring documents")
 
     def test_a_rank_that_was_given_what_a_dead_teacher_owed(self, answers):
         answers["x"] = self.failed(RayActorError())
@@ -168,6 +182,15 @@ def run_file(num_teachers: int = 1, ce_weight: float = 0.0, **faults: Any) -> di
         "faults": faults,
         "output_dir": "run",
     }
+
+
+def test_before_the_first_step_the_message_says_that_no_rule_counts():
+    config = parse_run(run_file(teacher_lost="wait"))
+    assert "faults.teacher_lost: wait counts from the first step on" in _too_early(
+        config, Attendance()
+    )
+    assert _too_early(config, Attendance("wait")) == ""
+    assert _too_early(parse_run(run_file()), Attendance()) == ""
 
 
 class TestRunFile:

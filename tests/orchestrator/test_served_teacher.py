@@ -15,7 +15,7 @@ from orchestrator.members import members_of
 from orchestrator.references import find_references
 from orchestrator.setup import set_up
 from orchestrator.sources import speaking_source
-from orchestrator.specs import teacher_specs
+from orchestrator.specs import teacher_specs, with_longest
 from orchestrator.validation import validate
 from teachers.server.client import Client, ServerLost
 from teachers.server.source import Dialect, ServerSource
@@ -74,6 +74,23 @@ def test_a_run_file_becomes_a_teacher(scripted_server, tmp_path, monkeypatch):
 def test_validate_needs_no_server(tmp_path):
     lines = list(validate(config_of(tmp_path / "run")))
     assert any(line.startswith("served: ") for line in lines)
+
+
+def test_validate_reads_the_recorded_sample(tmp_path):
+    (tmp_path / "sample.safetensors").write_text("junk")
+    config = config_of(tmp_path / "run", model_parity=str(tmp_path / "sample.safetensors"))
+    with pytest.raises(ConfigError, match=r"teachers\[0\] \(served\).model_parity: .* is damaged"):
+        list(validate(config))
+
+
+def test_it_knows_its_longest_document(tmp_path):
+    config = config_of(tmp_path / "run")
+    setup = set_up(config)
+    [spec] = teacher_specs(config, Machine(2, 0.0))
+    [_, tokenizer] = setup.tokenizers
+    documents = (*setup.train.documents, *setup.held_out.documents)
+    expected = max(map(len, tokenizer.encode(documents)))
+    assert with_longest(spec, setup).source.longest == expected
 
 
 def test_its_weights_are_told_by_name(tmp_path):

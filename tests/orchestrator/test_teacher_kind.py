@@ -136,7 +136,10 @@ class TestServer:
         ("server", "words"),
         [
             ({"url": "localhost:8000"}, '.url: "localhost:8000" is not allowed; expected http://'),
-            ({"url": "http://a:b@c"}, ".url: it holds a user or password; expected http://"),
+            ({"url": "http://a:b@c"}, ".url: it holds a user, a password or a query; expected"),
+            ({"url": "a:b@c"}, ".url: it holds a user, a password or a query; expected http://"),
+            ({"url": "http://c?k=b"}, ".url: it holds a user, a password or a query; expected"),
+            ({"url": "http://c:70000"}, '.url: "http://c:70000" is not allowed; expected http://'),
             ({"url": "http://c:8000/v1/"}, '.url: "http://c:8000/v1/" ends with /v1, which is'),
             ({"dialect": "tgi"}, '.dialect: "tgi" is not allowed; expected "vllm" or "sglang" or'),
             ({"timeout_s": 0.0}, ".timeout_s: 0.0 is not allowed; expected a number, above 0"),

@@ -62,7 +62,7 @@ def test_who_enters_waits_for_who_leaves(diary):
     by_name["b"].signals.remote()
     enters = {who: arguments for who, method, arguments in diary if method == "enter"}
     leave = next(i for i, (_, method, _) in enumerate(diary) if method == "leave")
-    assert enters == {"a": ("cuda", None), "b": ("cuda", leave)}
+    assert enters == {"a": ("cuda", []), "b": ("cuda", [leave])}
 
 
 def test_who_has_the_device_keeps_it(diary):

@@ -7,9 +7,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from orchestrator.config import load_run
 from orchestrator.planning.dry_run import Live, reading, training
 from orchestrator.planning.memory import Moment, pieces, tables_read, worst
+from orchestrator.planning.optimizer_memory import Optimizer, optimizer_bytes
 from orchestrator.planning.skeleton import Sizes, sizes_of
-from orchestrator.planning.student_memory import Optimizer, optimizer_bytes, tables
-from orchestrator.planning.workload import Batch, Reading
+from orchestrator.planning.student_memory import tables
+from orchestrator.planning.workload import Batch, Reading, largest
 
 LAYERS, HIDDEN, INNER, VOCABULARY, HEADS, KEYS, WIDTH = 3, 64, 128, 500, 4, 2, 16
 
@@ -42,7 +43,7 @@ def skeleton():
         return llama()
 
 
-def run_file(dtype="float32", num_ranks=1, zero=0):
+def run_file(dtype="float32", num_ranks=1, zero=0, more=""):
     """A run without teachers."""
     return load_run(
         "smoke.yaml",
@@ -52,7 +53,7 @@ def run_file(dtype="float32", num_ranks=1, zero=0):
             "train.micro_batch=1",
             f"student.dtype={dtype}",
             f"student.num_ranks={num_ranks}",
-            f"deepspeed={{zero_optimization: {{stage: {zero}}}}}",
+            f"deepspeed={{zero_optimization: {{stage: {zero}{more}}}}}",
         ],
     )
 
@@ -86,6 +87,17 @@ class TestSizes:
         found = sizes_of(model).forward_flops(32.0, 64.0)  # eager computes every pair
         assert found == pytest.approx(counter.get_total_flops(), rel=0.01)
 
+    def test_operations_of_training(self):
+        sizes = Sizes(100, 100, 0, 1, 2, 3, 3, 20, 4)  # 40 of the weights are the head
+        forward = 10 * (2 * 100 + 2 * 1 * 3 * 8)
+        assert sizes.training_flops(10.0, 8.0, recomputed=False) == 3 * forward
+        assert sizes.training_flops(10.0, 8.0, recomputed=True) == 4 * forward - 10 * 2 * 40
+
+    def test_frozen_weights_get_no_gradient(self):
+        sizes = Sizes(100, 25, 0, 1, 2, 3, 3, 20, 4)
+        forward = sizes.forward_flops(10.0, 8.0)
+        assert sizes.training_flops(10.0, 8.0, recomputed=False) == 2.25 * forward
+
 
 class TestOptimizer:
     """ZeRO's shares, in bytes of 1000 parameters."""
@@ -99,13 +111,15 @@ class TestOptimizer:
             (
                 {"zero": 2, "num_ranks": 4, "dtype": "bfloat16"},
                 2,
-                Optimizer(2000, 500, 1000, 2000, 0, 1500, 0),
+                Optimizer(2000, 500, 1000, 2000, 0, 1500, 2000),
             ),
             (
                 {"zero": 3, "num_ranks": 4, "dtype": "bfloat16"},
                 2,
-                Optimizer(500, 500, 1000, 2000, 0, 1500, 0),
+                Optimizer(500, 500, 1000, 2000, 0, 1500, 2000, gathered=2000),
             ),
+            # Without ZeRO several ranks copy their gradients into one piece to add them up.
+            ({"num_ranks": 4}, 4, Optimizer(4000, 4000, 0, 8000, 0, 4000, 0)),
         ],
     )
     def test_by_hand(self, changed, element, expected):
@@ -117,7 +131,22 @@ class TestOptimizer:
 
     def test_a_gpu_holds_the_whole_bucket(self):
         found = optimizer_bytes(run_file(dtype="bfloat16"), of(2), 0, on_cpu=False)
-        assert found.bucket == 2 * (500_000_000 - 1000)
+        assert found.bucket == 2 * 500_000_000
+        small = run_file(dtype="bfloat16", more=", reduce_bucket_size: 10, overlap_comm: true")
+        assert optimizer_bytes(small, of(2), 0, on_cpu=False).bucket == 2 * 2 * 10
+
+    def test_zero_3_gathers_no_more_than_it_may(self):
+        config = run_file(zero=3, num_ranks=4, more=", stage3_max_live_parameters: 300")
+        assert optimizer_bytes(config, of(), 0, on_cpu=True).gathered == 4 * 300
+
+    @pytest.mark.parametrize(("device", "host"), [("cpu", 4000 + 8000 + 6000), ("nvme", 0)])
+    def test_what_is_offloaded_is_not_on_the_gpu(self, device, host):
+        offload = f", offload_optimizer: {{device: {device}}}"
+        config = run_file(dtype="bfloat16", zero=2, more=offload)
+        found = optimizer_bytes(config, of(2), 0, on_cpu=False)
+        assert (found.weights, found.masters, found.moments, found.copies) == (2000, 0, 0, 0)
+        assert found.host == host
+        assert optimizer_bytes(config, of(2), 0, on_cpu=True).moments == 8000
 
     def test_as_torch_holds_them(self):
         model = llama()
@@ -172,6 +201,14 @@ class TestDryRun:
         body = 4 * (PARAMETERS - VOCABULARY * HIDDEN)  # the head has no part in it
         assert found.peak.total > body
 
+    def test_gradients_that_do_not_stay_are_not_in_the_peak(self, skeleton):
+        kept = training(skeleton, 1, 8).peak.total
+        gone = training(skeleton, 1, 8, keep_gradients=False).peak.total
+        body = 4 * (PARAMETERS - VOCABULARY * HIDDEN)
+        most = 4 * VOCABULARY * HIDDEN  # the largest one, which comes last
+        assert gone < kept - (body - most) // 2
+        assert all(parameter.grad is None for parameter in skeleton.parameters())
+
     def test_fused_attention_holds_no_pairs(self):
         with torch.device("meta"):
             fused, plain = (
@@ -217,14 +254,24 @@ class TestReading:
     read = Reading(steps=((5, 9, 3, 7), (4, 4, 4, 4)), held_out=(6, 6, 6, 2), bytes_per_token=4.0)
 
     def test_requests(self):
-        assert self.read.largest_request(20, 1, packing=False) == Batch((9, 7), 2, 9)
-        assert self.read.largest_request(4096, 2, packing=False) == Batch((9, 7), 2, 9)
-        assert self.read.largest_evaluation(12, packing=False) == Batch((6, 6), 2, 6)
+        assert largest(self.read.requests(20, 1, packing=False)) == Batch((9, 7), 2, 9)
+        assert largest(self.read.requests(4096, 2, packing=False)) == Batch((9, 7), 2, 9)
+        assert largest(self.read.evaluations(12, packing=False)) == Batch((6, 6), 2, 6)
 
     def test_micro_batches_are_sorted(self):
-        assert self.read.largest_micro_batch(2, 1, packing=False) == Batch((9, 7), 2, 9)
-        assert self.read.largest_micro_batch(1, 2, packing=False) == Batch((9,), 1, 9)
+        assert largest(self.read.micro_batches(2, 1, packing=False)) == Batch((9, 7), 2, 9)
+        assert largest(self.read.micro_batches(1, 2, packing=False)) == Batch((9,), 1, 9)
 
     def test_means(self):
         assert self.read.tokens_per_step == 20.0
         assert self.read.mean_length == 5.0
+        assert self.read.attended_length == (5**2 + 9**2 + 3**2 + 7**2 + 4 * 4**2) / 40
+
+    def test_padding_is_computed_too(self):
+        batches = self.read.micro_batches(2, 1, packing=False)  # 9 7, 5 3, 4 4, 4 4
+        assert self.read.padded(batches) == (2 * 9 + 2 * 5 + 2 * 4 + 2 * 4) / 2
+
+    def test_a_teacher_that_is_sent_nothing(self):
+        silent = Reading(steps=((), ()), held_out=(), bytes_per_token=4.0)
+        assert largest(silent.requests(20, 2, packing=False)).size == 1
+        assert (silent.tokens_per_step, silent.attended_length) == (0.0, 0.0)

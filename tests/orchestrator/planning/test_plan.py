@@ -8,9 +8,11 @@ from typer.testing import CliRunner
 from orchestrator.checkpoint import Tally
 from orchestrator.cli import app
 from orchestrator.config import load_run
+from orchestrator.config.training import CeOnlyConfig, CompareConfig
 from orchestrator.errors import ResourcesError
 from orchestrator.planning.actual import Line, Usage, lines
 from orchestrator.planning.disk import disk_of
+from orchestrator.planning.gpus import CONTEXT
 from orchestrator.planning.hardware import GIB, Declared, Hardware
 from orchestrator.planning.limits import first_that_fits, student_changes, teacher_changes
 from orchestrator.planning.plan import plan
@@ -25,6 +27,12 @@ ON_GPUS = [
     "student.device=auto",
     "teachers.bytelevel.device=auto",
     "teachers.sentencepiece.device=auto",
+]
+
+
+SELF = [
+    "teachers=[{name: own, kind: self, methods: [{name: kl}]}]",
+    "mixture.ce_weight=1.0",
 ]
 
 
@@ -55,6 +63,7 @@ class TestPlan:
         assert list(found.processes) == [*(t.name for t in config.teachers), "student"]
         for process in found.processes.values():
             assert process.device == "CPU"
+            assert process.host == 0
             assert process.memory.parts["weights"] == process.sizes.weight_bytes
             assert process.memory.peak > process.sizes.weight_bytes
 
@@ -87,7 +96,7 @@ class TestPlan:
         there = plan(on_gpus, declared, setup)
         assert {process.device for process in there.processes.values()} == {"1 GPU"}
         names = {limit.name for limit in there.limits}
-        assert "student on 1 GPU" in names
+        assert {"GPU 0 (bytelevel)", "GPU 1 (sentencepiece)", "GPU 2 (student)"} < names
 
     def test_gpus_need_their_memory(self):
         with pytest.raises(ValueError, match="--gpu-memory 80"):
@@ -100,7 +109,7 @@ class TestWhatDoesNotFit:
 
     def test_a_small_gpu(self, on_gpus, setup):
         declared = Declared(gpus=4.0, gpu_memory=2**20, flops=1e14)
-        with pytest.raises(ResourcesError, match="student on 1 GPU needs") as error:
+        with pytest.raises(ResourcesError, match=r"GPU 2 \(student\) needs") as error:
             plan(on_gpus, declared, setup).require_room()
         assert "train.micro_batch: 1" in str(error.value)
 
@@ -115,12 +124,33 @@ class TestWhatDoesNotFit:
             process = plan(big.model_copy(update={"train": train}), large, setup)
             need[micro] = process.processes["student"].memory.peak
         between = (need[8] + need[4]) // 2
-        declared = Declared(gpus=4.0, gpu_memory=between, flops=1e14)
+        declared = Declared(gpus=4.0, gpu_memory=between + CONTEXT, flops=1e14)
         [limit] = [
-            limit for limit in plan(big, declared, setup).limits if limit.name.startswith("student")
+            limit for limit in plan(big, declared, setup).limits if "(student)" in limit.name
         ]
         assert need[4] < between < need[8]
         assert limit.advice[0].startswith("set train.micro_batch: 4 (")
+
+    def test_three_on_one_gpu_are_counted_together(self, on_gpus, setup):
+        declared = Declared(gpus=1.0, gpu_memory=2**20, flops=1e14)
+        with pytest.raises(ResourcesError) as error:
+            plan(on_gpus, declared, setup).require_room()
+        text = str(error.value)
+        assert "GPU 0 (bytelevel + sentencepiece + student) needs" in text
+        assert "resources.offload" in text
+
+    def test_more_gpus_than_there_are(self, setup):
+        gpus = ["teachers.bytelevel.resources={gpus: 1, replicas: 4}", *ON_GPUS]
+        declared = Declared(gpus=3.0, gpu_memory=80 * GIB, flops=1e14)
+        asked = ["teachers.sentencepiece.resources.gpus=1", "student.resources.gpus=1"]
+        with pytest.raises(ResourcesError, match="the GPUs' number needs 6 of 3 GPUs; lower"):
+            plan(load_run("smoke.yaml", [*gpus, *asked]), declared, setup).require_room()
+
+    def test_a_host_that_is_too_small(self, config, setup, monkeypatch):
+        monkeypatch.setattr("orchestrator.planning.hardware.host_memory", lambda: GIB)
+        with pytest.raises(ResourcesError, match="this machine's memory needs") as error:
+            plan(config, Declared(gpus=0.0, flops=1e9), setup).require_room()
+        assert "train.micro_batch: 1" in str(error.value) or "for " in str(error.value)
 
     def test_the_student_gets_smaller_step_by_step(self, config):
         train = config.train.model_copy(update={"global_batch": 8, "micro_batch": 4})
@@ -149,28 +179,55 @@ class TestDisk:
     sizes = Sizes(100, 100, 0, 1, 8, 8, 8, 10, 4)
 
     def saved(self, config, **changed):
-        return config.model_copy(update={"train": config.train.model_copy(update=changed)})
+        train = config.train.model_copy(update=changed)
+        return config.model_copy(update={"train": train, "compare": CompareConfig()})
 
     def test_by_hand(self, config):
         none = disk_of(self.saved(config, max_steps=10, save_steps=0), self.sizes)
         assert (none.model, none.num_checkpoints, none.total) == (400, 0, 400)
         all_kept = disk_of(self.saved(config, max_steps=10, save_steps=4), self.sizes)
         assert (all_kept.checkpoint, all_kept.num_checkpoints) == (400 + 1200, 3)
+        assert all_kept.total == 400 + 3 * 1600
         limited = disk_of(
             self.saved(config, max_steps=10, save_steps=4, save_total_limit=1), self.sizes
         )
         assert limited.total == 400 + 2 * 1600
+
+    def test_the_best_one_counts_among_those_that_stay(self, config):
+        saved = {"max_steps": 20, "save_steps": 4, "keep_best": True}
+        for limit, kept in ((1, 2), (2, 2), (3, 3)):
+            found = disk_of(self.saved(config, **saved, save_total_limit=limit), self.sizes)
+            assert found.num_checkpoints == kept
+            assert found.total == 400 + (kept + 1) * 1600
+
+    def test_adapters_alone_have_a_state(self, config):
+        few = Sizes(100, 10, 0, 1, 8, 8, 8, 10, 4)
+        found = disk_of(self.saved(config, max_steps=10, save_steps=10), few)
+        assert found.checkpoint == 400 + 3 * 4 * 10
+
+    def test_a_second_arm_writes_as_much(self, config):
+        arm = config.compare.model_copy(update={"ce_only": CeOnlyConfig(learning_rate=1e-3)})
+        both = self.saved(config, max_steps=10, save_steps=5).model_copy(update={"compare": arm})
+        assert disk_of(both, self.sizes).total == 2 * (400 + 2 * 1600)
+
+    def test_versions_of_a_teacher_that_follows(self):
+        follows = load_run("smoke.yaml", [*SELF, "teachers.own.refresh={every: 2}"])
+        found = disk_of(self.saved(follows, max_steps=4, save_steps=4), self.sizes)
+        assert found.checkpoint == 400 + 4 * 4 * 100 + 400  # the mean, and the version that speaks
+        assert found.total == 400 + found.checkpoint + 2 * 400
 
 
 class TestTime:
     """Who binds a step."""
 
     def test_own_devices(self):
-        found = step_time({"a": Worker(3.0, "GPU of a", 1.0), "student": Worker(2.0, "s", 1.0)})
+        found = step_time(
+            {"a": Worker(3.0, {"GPU 0": 1.0}), "student": Worker(2.0, {"GPU 1": 1.0})}
+        )
         assert (found.seconds, found.binds) == (3.0, "a")
 
     def test_cores_that_do_not_suffice(self):
-        both = {"a": Worker(2.0, "CPU", 0.75), "student": Worker(2.0, "CPU", 0.75)}
+        both = {"a": Worker(2.0, {"CPU": 0.75}), "student": Worker(2.0, {"CPU": 0.75})}
         found = step_time(both)
         assert (found.seconds, found.binds) == (3.0, "CPU, shared by a, student")
 

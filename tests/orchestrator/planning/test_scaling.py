@@ -1,6 +1,7 @@
 """Scale on paper: numbers by hand, and the limits that bind in turn."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,10 @@ CLUSTER = Cluster(nodes=4)
 def test_seconds_by_hand():
     job = Job(2, "8B", "1B", 12.0, tokens=1_000_000, ranks=8)
     assert read_seconds(job, CLUSTER, 1) == pytest.approx(1e6 * 2 * 8e9 / 4e14)
-    rows = 2 * 2048 * 128_256 * 2
+    rows = 2 * 4096 * 128_256 * 2  # the head of two teachers, as wide as they are
     assert train_seconds(job, CLUSTER) == pytest.approx(1e6 * (6 * 1.2e9 + rows) / (8 * 4e14))
+    none = replace(job, heads=0)
+    assert train_seconds(none, CLUSTER) == pytest.approx(1e6 * 6 * 1.2e9 / (8 * 4e14))
 
 
 def test_replicas_keep_the_student_busy():

@@ -11,7 +11,7 @@ from orchestrator.config import RunConfig
 from orchestrator.errors import ConfigError
 from orchestrator.setup import set_up
 from orchestrator.validation import validate
-from teachers.signal_cache.cache import MANIFEST, SHARDS
+from teachers.signal_cache.cache import MANIFEST, SHARDS, read_manifest
 
 LONG = "train.max_steps=9"
 
@@ -38,6 +38,9 @@ def changed(folder: Path, **facts: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["teacher"] |= facts
     (folder / MANIFEST).write_text(json.dumps(manifest))
+    for path in (folder / SHARDS).glob("*.json"):
+        stamp = {"teacher": read_manifest(folder).teacher.fingerprint}
+        path.write_text(json.dumps(json.loads(path.read_text()) | stamp))
 
 
 def test_the_run_that_was_captured(captured, from_caches):
@@ -139,6 +142,28 @@ def test_shards_that_are_missing(copied, from_caches):
     path.unlink()
     found = refusal(from_caches(copied))
     assert f"{path.name} is missing (12 documents); make it again from the live teacher" in found
+
+
+def test_shards_of_another_teacher(copied, from_caches):
+    """Both caches are whole, but one has the other's shards."""
+    shutil.rmtree(copied["bytelevel"] / SHARDS)
+    shutil.copytree(copied["sentencepiece"] / SHARDS, copied["bytelevel"] / SHARDS)
+    found = refusal(from_caches(copied))
+    assert "is of another cache, or the manifest was changed (12 documents)" in found
+
+
+def test_a_manifest_that_was_changed(copied, from_caches):
+    text = (copied["bytelevel"] / MANIFEST).read_text()
+    (copied["bytelevel"] / MANIFEST).write_text(text.replace('"float32"', '"bfloat16"'))
+    found = refusal(from_caches(copied, "teachers.bytelevel.dtype=bfloat16"))
+    assert "is of another cache, or the manifest was changed" in found
+
+
+def test_a_head_that_is_not_there(copied, from_caches):
+    for path in (copied["bytelevel"] / SHARDS).glob("head-*"):
+        path.unlink()
+    found = refusal(from_caches(copied))
+    assert f"teachers[0] (bytelevel).path: {copied['bytelevel']} holds no head; make it" in found
 
 
 @pytest.mark.parametrize(

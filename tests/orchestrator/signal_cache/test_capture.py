@@ -13,7 +13,7 @@ from orchestrator.setup import set_up
 from orchestrator.signal_cache import capture as module
 from orchestrator.signal_cache.capture import capture, capture_spec, first_epoch
 from orchestrator.signal_cache.writer import CacheWriter
-from teachers.signal_cache.cache import SignalCache
+from teachers.signal_cache.cache import READING, SHARDS, TOKENIZER, SignalCache
 from teachers.teacher import Teacher
 
 
@@ -160,6 +160,45 @@ def test_what_is_in_the_way(small_run, tmp_path):
         capture(small_run(), "bytelevl", tmp_path / "new")
 
 
+def test_a_folder_that_is_no_cache_is_left_alone(small_run, tmp_path, contents):
+    """Data in shards, or a model's tokenizer, may lie where a cache would have its own."""
+    for name in ("shards/index.json", "tokenizer/vocab.txt"):
+        folder = tmp_path / Path(name).parent.name
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("{}")
+        with pytest.raises(ConfigError, match=r"holds (shards|tokenizer) but no manifest\.json"):
+            capture(small_run(), "bytelevel", folder, resume=True)
+        assert contents(folder) == {name: b"{}"}
+
+
+def test_a_tokenizer_without_a_manifest_is_gone_on_with(captured, small_run, tmp_path):
+    """A capture that was killed before it wrote its manifest."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    shutil.copyfile(captured["bytelevel"] / READING, folder / READING)
+    (folder / TOKENIZER).mkdir()
+    assert capture(small_run(), "bytelevel", folder, resume=True).num_asked == 12
+
+
+def test_damaged_shards_of_other_signals_stay(captured, small_run, tmp_path, contents):
+    folder = tmp_path / "cache"
+    shutil.copytree(captured["bytelevel"], folder)
+    shards(folder)[0].write_bytes(b"")
+    before = contents(folder)
+    with pytest.raises(ConfigError, match="holds other signals"):
+        capture(small_run("train.seed=1"), "bytelevel", folder, resume=True)
+    assert contents(folder) == before
+
+
+def test_shards_of_another_teacher_are_made_again(captured, small_run, tmp_path, contents):
+    folder = tmp_path / "cache"
+    shutil.copytree(captured["sentencepiece"], folder)
+    shutil.rmtree(folder / SHARDS)
+    shutil.copytree(captured["bytelevel"] / SHARDS, folder / SHARDS)
+    capture(small_run(), "sentencepiece", folder, resume=True)
+    assert contents(folder) == contents(captured["sentencepiece"])
+
+
 def test_a_cache_is_not_captured(captured, from_caches, tmp_path):
     with pytest.raises(ConfigError, match="bytelevel is a cache already"):
         capture(from_caches(captured), "bytelevel", tmp_path / "new")
@@ -190,3 +229,11 @@ def test_the_command(captured, small_keys, tmp_path):
 def test_the_teacher_is_that_of_the_run(small_run):
     spec = capture_spec(small_run("teachers.bytelevel.token_budget=99"), "bytelevel")
     assert (spec.name, spec.token_budget, spec.threads, spec.record) == ("bytelevel", 99, 1, None)
+
+
+@pytest.mark.parametrize("shared", ["resources.offload=true", "student.resources.gpus=1"])
+def test_it_has_the_gpu_alone(small_run, monkeypatch, shared):
+    """Where the run's processes take turns on it, or the student takes all of it."""
+    monkeypatch.setattr(module.torch.cuda, "device_count", lambda: 1)
+    config = small_run("teachers.bytelevel.device=cuda", "student.device=cuda", shared)
+    assert capture_spec(config, "bytelevel").device == "cuda"

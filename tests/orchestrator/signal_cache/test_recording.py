@@ -15,6 +15,7 @@ from orchestrator.run_folder import locked
 from orchestrator.setup import set_up
 from orchestrator.signal_cache.record import recorded, records_locked
 from orchestrator.specs import teacher_specs
+from orchestrator.validation import validate
 from teachers.signal_cache.cache import SHARDS, SignalCache
 from teachers.signal_cache.recording import RecordingTeacher, live_teacher
 from teachers.teacher import Teacher
@@ -89,6 +90,22 @@ def test_a_teacher_that_comes_back_goes_on(recording, captured, tmp_path):
     assert signals_of(tmp_path / "record") == signals_of(captured["bytelevel"])
 
 
+@pytest.mark.parametrize("turn", [0, 1])
+def test_replicas_leave_no_hole(small_run, tmp_path, turn):
+    """Each of two replicas gets half of the checks and every other document."""
+    config = small_run(
+        f"teachers.bytelevel.record={tmp_path}/record", "teachers.bytelevel.resources.replicas=2"
+    )
+    setup = set_up(config)
+    spec, _ = recorded(teacher_specs(config, MACHINE), config, setup, checked=True)
+    replicas = [pickle.loads(pickle.dumps(spec)).build() for _ in range(2)]
+    documents = setup.train.documents
+    checked = spread(documents, config.checks.documents)
+    for place, group in enumerate((checked[:2], checked[2:], *([d] for d in documents))):
+        replicas[(place + turn * (place > 1)) % 2].signals(group)
+    assert len(signals_of(tmp_path / "record")) == len(documents)
+
+
 def test_what_goes_to_others_is_not_written(recording, tmp_path):
     config, setup, spec = recording
     checked = spread(setup.train.documents, config.checks.documents)
@@ -110,6 +127,31 @@ def test_the_folder_must_be_of_the_same_signals(small_run, captured, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     assert recorded(teacher_specs(config, MACHINE), config, set_up(config), checked=False)
     assert not path.exists()  # it is recorded again
+
+
+@pytest.mark.parametrize(
+    ("others", "what"),
+    [
+        (["teachers.sentencepiece.record={}"], "the record of teacher bytelevel"),
+        (["output_dir={}"], "output_dir"),
+        (
+            ["teachers.sentencepiece.kind=cache", "teachers.sentencepiece.path={}"],
+            "the path of teacher sentencepiece",
+        ),
+    ],
+)
+def test_a_record_has_a_folder_of_its_own(small_run, tmp_path, others, what):
+    folder = tmp_path / "record"
+    keys = [f"teachers.bytelevel.record={folder}", *(key.format(folder) for key in others)]
+    with pytest.raises(ConfigError, match=f"record: .* is {what} as well; expected a folder of it"):
+        small_run(*keys)
+
+
+def test_a_record_that_cannot_be_written_is_told_at_once(small_run, tmp_path):
+    (tmp_path / "file").touch()
+    config = small_run(f"teachers.bytelevel.record={tmp_path}/file")
+    with pytest.raises(ConfigError, match=r"\(bytelevel\).record: .*file is a file; expected a"):
+        list(validate(config))
 
 
 def test_one_process_writes_at_a_time(small_run, tmp_path):
@@ -134,6 +176,8 @@ def test_parity_with_a_live_model(captured, from_caches, model, passes):
     else:
         with pytest.raises(ValueError, match=r"teacher bytelevel: its IdentifiedStates of documen"):
             teacher.signals(setup.train.documents[:5])
+        with pytest.raises(ValueError, match="differ from the live model's"):  # it stays in doubt
+            teacher.signals(setup.train.documents[5:])
 
 
 def test_parity_has_a_tolerance(captured, from_caches):

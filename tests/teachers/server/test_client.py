@@ -129,6 +129,13 @@ class TestKey:
         with pytest.raises(ValueError, match=r"the environment variable SERVER_KEY .* is not set"):
             ask(server, api_key_variable="SERVER_KEY")
 
+    @pytest.mark.parametrize("damage", ["\n", " ", "é"])
+    def test_what_no_header_can_hold_is_refused_unseen(self, server, ask, monkeypatch, damage):
+        monkeypatch.setenv("SERVER_KEY", KEY + damage)
+        with pytest.raises(ValueError, match=r"SERVER_KEY .* holds a line break") as caught:
+            ask(server, api_key_variable="SERVER_KEY")
+        assert KEY not in str(caught.value)
+
     @pytest.mark.parametrize("fault", ["400", "500", "wrong"])
     def test_it_is_never_told(
         self, scripted_server, model, ask, documents, monkeypatch, caplog, fault
@@ -160,6 +167,12 @@ def test_answers_keep_the_order_of_the_documents(server, ask, documents):
 
 
 class TestModel:
+    def test_the_longest_document_is_known_before_the_first(self, server, ask):
+        server.max_model_len = 20
+        assert ask(server, longest=19)
+        with pytest.raises(ValueError, match=r"the longest document of the run is 20 tokens long"):
+            ask(server, longest=20)
+
     def test_another_name(self, server, ask):
         with pytest.raises(WrongAnswer, match='does not serve "gemma-3", but "toy"; set the key'):
             ask(server, model="gemma-3")

@@ -1,11 +1,14 @@
 """Before it is believed, a server is compared with itself in another order and with its weights."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from losses.document import text_document
 from losses.methods.p_kl import PKl
 from teachers.server.parity import FEW, Parity
-from teachers.server.reference import OwnWeights, Sample, reference_of
+from teachers.server.reference import OwnWeights, record_sample, reference_of
 from teachers.source import ModelSource
 
 
@@ -57,6 +60,26 @@ def test_answers_that_depend_on_the_order_are_refused(server, ask, documents):
         ask(server).signals(documents)
 
 
+def test_weights_that_say_no_number_are_no_proof(server, ask, documents, folder):
+    class Broken(OwnWeights):
+        def known(self, prompts):
+            return [replace(k, logprob=np.full_like(k.logprob, np.nan)) for k in self.good(prompts)]
+
+        good = OwnWeights.known
+
+    weights = Broken(ModelSource(str(folder)), server.model.tokenizer)
+    with pytest.raises(ValueError, match="are inf nats a token off"):
+        ask(server, parity=Parity("gemma", 9.0, weights)).signals(documents)
+
+
+def test_a_text_of_one_token_proves_nothing(server, ask, documents):
+    server.drift = 0.1
+    teacher = ask(server)
+    assert teacher.signals([text_document("empty", "")])
+    with pytest.raises(ValueError, match="in another order"):
+        teacher.signals(documents)
+
+
 def test_evaluation_is_probed_too(server, ask, documents):
     server.drift = 0.1
     with pytest.raises(ValueError, match="in another order"):
@@ -74,7 +97,7 @@ class TestSample:
     ):
         texts = [text_document("one", "A recorded text."), text_document("two", "Another.\n")]
         path = tmp_path / "sample.safetensors"
-        Sample.record(ModelSource(str(folder)), texts).save(path)
+        record_sample(ModelSource(str(folder)), texts).save(path)
         reference = reference_of(path, server.model.tokenizer, "cpu")
         assert [entry.prompt.name for entry in reference.known([])] == ["one", "two"]
         assert ask(server, parity=Parity("gemma", 1e-4, reference)).signals(documents[:1])
@@ -84,9 +107,19 @@ class TestSample:
 
     def test_another_tokenizer_is_refused(self, documents, folder, tokenizers, tmp_path):
         path = tmp_path / "sample.safetensors"
-        Sample.record(ModelSource(str(folder)), documents[:1]).save(path)
+        record_sample(ModelSource(str(folder)), documents[:1]).save(path)
         with pytest.raises(ValueError, match="was recorded with another tokenizer"):
             reference_of(path, tokenizers["sentencepiece"], "cpu")
+
+    def test_nothing_to_compare_is_refused(self, server, ask, documents, folder):
+        sample = record_sample(ModelSource(str(folder)), [text_document("empty", "")])
+        with pytest.raises(ValueError, match=r"model_parity compares nothing: none of its 1 docum"):
+            ask(server, parity=Parity("gemma", 0.05, sample)).signals(documents[:1])
+
+    def test_a_damaged_file_is_refused(self, tokenizers, tmp_path):
+        (tmp_path / "sample.safetensors").write_text("junk")
+        with pytest.raises(ValueError, match="is damaged, or no safetensors file"):
+            reference_of(tmp_path / "sample.safetensors", tokenizers["bytelevel"], "cpu")
 
     def test_another_file_is_refused(self, folder, tokenizers):
         with pytest.raises(ValueError, match="is no recorded sample: it lacks fingerprint"):
