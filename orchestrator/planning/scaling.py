@@ -121,9 +121,9 @@ class Forecast:
 def forecast(job: Job, cluster: Cluster) -> Forecast:
     """Who binds, and the replicas that each teacher needs.
 
-    >>> found = forecast(Job(2, "8B", "1B", 12.0), Cluster(nodes=2))
+    >>> found = forecast(Job(2, "8B", "1B", 12.0, heads=0), Cluster(nodes=2))
     >>> found.binds, found.replicas, found.gpus_per_replica
-    ('teachers', 16, 1)
+    ('teachers', 18, 1)
     """
     student = train_seconds(job, cluster)
     per_replica = gpus_for(job.teacher, cluster)

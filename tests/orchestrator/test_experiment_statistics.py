@@ -173,7 +173,7 @@ def test_gap_recovered_by_a_transfer():
     assert sft.gap_recovered.value == pytest.approx(0.915 / 3.5)
     assert sft.gap_recovered.standard_error == pytest.approx(0.035 / 3**0.5 / 3.5)
     lines = table(found).splitlines()
-    row = "| `sft` | 3.0500 | 3.0850 | 3.1200 | 3.0850 ± 0.0202 | 26.1% ± 0.6% | 0.0001 | ce 75% |"
+    row = "| `sft` | 3.0500 | 3.0850 | 3.1200 | 3.0850 ± 0.0202 | 26.1% ± 0.6% | 2e-05 | ce 75% |"
     assert row in lines
     assert "| *teacher original* |  |  |  | 0.5000 |  |  |  |" in lines
     assert any("the original is *teacher original*" in line for line in lines)

@@ -158,6 +158,7 @@ def config_of(**train: Any) -> RunConfig:
             "student": {"init": "x"},
             "data": {"train": ["t.jsonl"], "held_out": ["h.jsonl"], "validation": ["v.jsonl"]},
             "train": sizes | {"save_steps": 1, "gradient_share_steps": 2} | train,
+            "faults": {"teacher_lost": "drop"},
             "output_dir": "x",
         }
     )
