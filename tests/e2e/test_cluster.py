@@ -128,6 +128,17 @@ def with_gpus(config, **gpus):
     return config.model_copy(update={"teachers": teachers, "student": student})
 
 
+def copies_of(references):
+    """Where the objects are, once the nodes' news of two copies of each have come, or 20 s later."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = get_local_object_locations(list(references))
+        told = all(len(found[reference]["node_ids"]) == 2 for reference in references)
+        if told or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
 def signals_across(two_teachers, where):
     """Places of four actors on declared GPUs, and what one read that others had sent."""
@@ -142,7 +153,7 @@ def signals_across(two_teachers, where):
         answer = Replicas(teachers).signals.remote(documents)
         read = ray.get(student.read.remote([answer]))
         sizes = sizes_of(answer.references)
-        copies = get_local_object_locations(list(answer.references))
+        copies = copies_of(answer.references)
     return places, zones, answer, read, sizes, copies
 
 
