@@ -129,7 +129,7 @@ def with_gpus(config, **gpus):
 
 
 def copies_of(references):
-    """Where the objects are, once the nodes' news of two copies of each have come, or 20 s later."""
+    """Where the objects are, once the news of two copies of each have come, or 20 s later."""
     deadline = time.monotonic() + 20
     while True:
         found = get_local_object_locations(list(references))
